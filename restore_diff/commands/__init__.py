@@ -1,0 +1,1 @@
+"""What the user types: argparse and the story, top to bottom."""

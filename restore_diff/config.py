@@ -1,0 +1,136 @@
+"""YAML files and `section.key=value` overrides -> one ExperimentConfig, or one error that lists every mistake.
+
+Only the areas' config dataclasses are imported: no torch, so that help and mistakes answer at once.
+"""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import Field, TypeAdapter, ValidationError
+from yaml import YAMLError
+
+from restore_diff.config_source import ConfigError, Source, read_override, read_yaml
+from restore_diff.data.config import DataConfig
+from restore_diff.diffusion.config import DiffusionConfig, SamplerConfig, ScheduleConfig
+from restore_diff.evaluation.config import EvaluationConfig
+from restore_diff.models.config import UNetConfig
+from restore_diff.restoration.config import TilingConfig
+from restore_diff.schema import settings
+from restore_diff.training.config import TrainingConfig
+
+__all__ = ["ConfigError", "ExperimentConfig", "config_from_dict", "find_config", "load_config", "to_dict", "to_yaml"]
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@settings
+class ExperimentConfig:
+    name: str = Field("", pattern=r"^[\w.-]*$", description="of the run folder; empty: the config file's name")
+    seed: int = Field(0, ge=0, description="every random number depends on it")
+    data: DataConfig = Field(default_factory=DataConfig)
+    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
+    diffusion: DiffusionConfig = Field(default_factory=DiffusionConfig)
+    model: UNetConfig = Field(default_factory=UNetConfig)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    sampler: SamplerConfig = Field(default_factory=SamplerConfig)
+    tiling: TilingConfig = Field(default_factory=TilingConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+
+
+def find_config(name: str) -> Path:
+    """The file itself, or the one of that name in ./configs or in the configs/ folder beside the package."""
+    for candidate in (Path(name), Path("configs") / name, REPOSITORY / "configs" / name):
+        if candidate.is_file():
+            return candidate
+    known = sorted(p.name for p in (REPOSITORY / "configs").glob("*.yaml"))
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else f"; in configs/ there are: {', '.join(known) or 'none'}"
+    raise ConfigError([f"{name}: no such config file{hint}"])
+
+
+def load_config(files: Sequence[str], overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """Merge the files, then the `section.key=value` overrides, later ones winning, and validate the result.
+
+    Raises ConfigError with every mistake found, each with its dotted key, its place and the nearest known name.
+    """
+    sources = [read_yaml(find_config(name)) for name in files] + [read_override(text) for text in overrides]
+    try:
+        merged = OmegaConf.to_container(OmegaConf.merge({}, *[source.values for source in sources]), resolve=True)
+    except (OmegaConfBaseException, YAMLError, TypeError) as error:
+        raise ConfigError([str(error).splitlines()[0]]) from None
+    assert isinstance(merged, dict)
+    if not merged.get("name") and files:
+        merged["name"] = Path(files[0]).stem
+    return config_from_dict(merged, sources)
+
+
+def config_from_dict(values: dict[str, Any], sources: Sequence[Source] = ()) -> ExperimentConfig:
+    """Validate plain values, e.g. those that a checkpoint carries. Raises ConfigError."""
+    try:
+        # JSON mode is strict about scalars ("12" is no number, 1 no switch) and still takes a list for a tuple.
+        config = TypeAdapter(ExperimentConfig).validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        raise ConfigError([_message(mistake, sources) for mistake in error.errors()]) from None
+    problems = _contradictions(config)
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def to_dict(config: ExperimentConfig) -> dict[str, Any]:
+    """Plain values, lists for tuples: what `config_from_dict` takes back."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))  # type: ignore[call-overload]
+
+
+def to_yaml(config: ExperimentConfig) -> str:
+    """The whole resolved config as YAML; loading it again gives the same config."""
+    return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
+
+
+def _message(mistake: Any, sources: Sequence[Source]) -> str:
+    path = [str(part) for part in mistake["loc"]]
+    key = ".".join(path)
+    where = next((f" ({source.place(key)})" for source in reversed(sources) if source.place(key)), "")
+    if mistake["type"] == "unexpected_keyword_argument":
+        known = _known_keys(path[:-1])
+        near = difflib.get_close_matches(path[-1], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+        return f"{key}{where}: unknown key; {hint}"
+    return f"{key}{where}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}, got {mistake['input']!r}"
+
+
+def _known_keys(path: Sequence[str]) -> list[str]:
+    node: Any = ExperimentConfig
+    for part in path:
+        node = next((f.type for f in dataclasses.fields(node) if f.name == part), node)
+    return [field.name for field in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
+
+
+def _contradictions(config: ExperimentConfig) -> list[str]:
+    """Rules over two keys."""
+    problems = []
+    model, diffusion, training = config.model, config.diffusion, config.training
+    multiple = model.unshuffle * 2 ** (len(model.channel_multipliers) - 1)
+    if config.data.crop_size_px % multiple:
+        problems.append(f"data.crop_size_px: must be a multiple of {multiple} for this model, got {config.data.crop_size_px}")
+    if config.tiling.tile_size_px % multiple:
+        problems.append(f"tiling.tile_size_px: must be a multiple of {multiple}, got {config.tiling.tile_size_px}")
+    if config.tiling.tile_size_px and config.tiling.tile_overlap_px >= config.tiling.tile_size_px:
+        problems.append(f"tiling.tile_overlap_px: must be less than tile_size_px={config.tiling.tile_size_px}")
+    if any(level >= len(model.channel_multipliers) or level < 0 for level in model.attention_levels):
+        problems.append(f"model.attention_levels: levels are 0 to {len(model.channel_multipliers) - 1}")
+    if diffusion.snr_min > diffusion.snr_max:
+        problems.append(f"diffusion.snr_min: must not exceed snr_max={diffusion.snr_max}, got {diffusion.snr_min}")
+    if diffusion.prediction == "residual" and not model.condition_channels:
+        problems.append("diffusion.prediction: residual needs a degraded image, but model.condition_channels is 0")
+    if training.batch_size % training.num_micro_batches:
+        problems.append(f"training.num_micro_batches: must divide batch_size={training.batch_size}")
+    if config.sampler.num_steps > config.schedule.num_timesteps:
+        problems.append(f"sampler.num_steps: must not exceed schedule.num_timesteps={config.schedule.num_timesteps}")
+    return problems

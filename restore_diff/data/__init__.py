@@ -1,0 +1,1 @@
+"""Pixels in: image files, pairs, crops, the order in which they come."""

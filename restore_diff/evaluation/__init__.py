@@ -1,0 +1,1 @@
+"""A restorer scored over a test set."""

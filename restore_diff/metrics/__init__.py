@@ -1,0 +1,1 @@
+"""Numbers on images in [0, 1]."""

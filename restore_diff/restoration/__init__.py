@@ -1,0 +1,1 @@
+"""A degraded image goes in, a restored image comes out."""

@@ -1,0 +1,1 @@
+"""Optimisation: the loop, averaged weights, checkpoints, the run folder."""
