@@ -1,0 +1,93 @@
+"""The noise schedule: how much of the clean image and how much noise x_t holds at each t."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from restore_diff.diffusion.config import ScheduleConfig
+from restore_diff.tensors import Images, Timesteps
+
+
+class NoiseSchedule:
+    """The levels of the forward process q(x_t | x_0) = N(signal * x_0, noise^2 I), Ho et al. (2020), eq. 4.
+
+    `alpha_bar` is (num_timesteps,), float64, on the CPU, and falls strictly from below 1 to above 0.
+    ValueError when the settings make a beta of 1 or more, as linear ends do for a small num_timesteps.
+    """
+
+    def __init__(self, config: ScheduleConfig) -> None:
+        betas = BETAS[config.name](config)
+        if betas.max() >= 1:
+            raise ValueError(
+                f"every beta must lie below 1, got {betas.max():.3g} from {config}: "
+                "raise num_timesteps, or lower beta_start and beta_end, which are scaled by 1000 / num_timesteps"
+            )
+        self.num_timesteps = config.num_timesteps
+        self.alpha_bar = torch.cumprod(1 - betas, dim=0)
+        self._signal = self.alpha_bar.sqrt()
+        self._noise = (1 - self.alpha_bar).sqrt()
+        self._snr = self.alpha_bar / (1 - self.alpha_bar)
+
+    def signal(self, t: Timesteps, like: Images) -> Tensor:
+        """sqrt(alpha_bar_t) as (batch, 1, .., 1), with the number of axes, dtype and device of `like`."""
+        return _at(self._signal, t, like)
+
+    def noise(self, t: Timesteps, like: Images) -> Tensor:
+        """sqrt(1 - alpha_bar_t), the standard deviation of the noise in x_t; otherwise as `signal`."""
+        return _at(self._noise, t, like)
+
+    def snr(self, t: Timesteps, like: Images) -> Tensor:
+        """alpha_bar_t / (1 - alpha_bar_t), the signal-to-noise ratio of x_t; otherwise as `signal`."""
+        return _at(self._snr, t, like)
+
+
+def linear_betas(config: ScheduleConfig) -> Tensor:
+    """Equal steps of beta, Ho et al. (2020), section 4."""
+    start, end = _scaled_ends(config)
+    return torch.linspace(start, end, config.num_timesteps, dtype=torch.float64)
+
+
+def quadratic_betas(config: ScheduleConfig) -> Tensor:
+    """Equal steps of sqrt(beta), the "quad" of Song et al. (2021, DDIM) and "scaled linear" of latent diffusion."""
+    start, end = _scaled_ends(config)
+    return torch.linspace(start**0.5, end**0.5, config.num_timesteps, dtype=torch.float64).square()
+
+
+def cosine_betas(config: ScheduleConfig) -> Tensor:
+    """alpha_bar falls as a squared cosine, Nichol and Dhariwal (2021), eq. 17."""
+    return _betas_of(lambda time: torch.cos((time + 0.008) / 1.008 * math.pi / 2).square(), config.num_timesteps)
+
+
+def sigmoid_betas(config: ScheduleConfig) -> Tensor:
+    """alpha_bar falls as a sigmoid from -3 to 3 at temperature 1, Jabri et al. (2022, arXiv 2212.11972)."""
+    low, high = torch.tensor([-3.0, 3.0], dtype=torch.float64).sigmoid()
+    return _betas_of(lambda time: (high - (6 * time - 3).sigmoid()) / (high - low), config.num_timesteps)
+
+
+BETAS: dict[str, Callable[[ScheduleConfig], Tensor]] = {
+    "linear": linear_betas,
+    "quadratic": quadratic_betas,
+    "cosine": cosine_betas,
+    "sigmoid": sigmoid_betas,
+}
+"""beta_t of each schedule by name: (num_timesteps,), float64."""
+
+
+def _scaled_ends(config: ScheduleConfig) -> tuple[float, float]:
+    """The ends meant for T = 1000, scaled so that any T ends at about the same noise."""
+    scale = 1000 / config.num_timesteps
+    return scale * config.beta_start, scale * config.beta_end
+
+
+def _betas_of(alpha_bar: Callable[[Tensor], Tensor], num_timesteps: int) -> Tensor:
+    """The betas that make `alpha_bar` over time 0 .. 1, capped at 0.999 because it ends at 0."""
+    levels = alpha_bar(torch.linspace(0, 1, num_timesteps + 1, dtype=torch.float64))
+    return (1 - levels[1:] / levels[:-1]).clamp(max=0.999)
+
+
+def _at(levels: Tensor, t: Timesteps, like: Images) -> Tensor:
+    # Blocking, this copy would make the host wait for all that the device still has to do.
+    table = levels.to(like.dtype).to(like.device, non_blocking=True)
+    return table[t].reshape(-1, *[1] * (like.ndim - 1))
