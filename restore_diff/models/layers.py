@@ -1,0 +1,122 @@
+"""The layers of the U-Net of Ho et al. (2020), named as in diffusers' UNet2DModel, so that weights move by copying."""
+
+import math
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from restore_diff.tensors import Images, Timesteps
+
+NORM_EPSILON = 1e-6  # Ho et al.'s; diffusers' default is 1e-5
+
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
+
+
+def zeroed(layer: Layer) -> Layer:
+    """Set the weights to zero, so that the branch that ends here starts as nothing added."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or in float64 where it has that already."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def sinusoids(t: Timesteps, num_channels: int) -> Tensor:
+    """(batch, num_channels) float32: sines, then cosines, at frequencies 1 to 1/10000; Vaswani et al. (2017), 3.5."""
+    half = num_channels // 2
+    exponents = torch.arange(half, dtype=torch.float32, device=t.device) / (half - 1)
+    angles = t.float()[:, None] * torch.exp(-math.log(10_000) * exponents)  # (batch, half)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class TimeEmbedding(nn.Module):
+    """Two linear layers over the sinusoids of t, in float32 under any autocast and for any dtype of weights."""
+
+    def __init__(self, num_channels: int, embedding_channels: int):
+        super().__init__()
+        self.linear_1 = nn.Linear(num_channels, embedding_channels)
+        self.linear_2 = nn.Linear(embedding_channels, embedding_channels)
+
+    def forward(self, t: Timesteps) -> Tensor:
+        """(batch, embedding_channels), float32."""
+        with torch.autocast(t.device.type, enabled=False):
+            hidden = _wide_linear(self.linear_1, sinusoids(t, self.linear_1.in_features))
+            return _wide_linear(self.linear_2, F.silu(hidden))
+
+
+def _wide_linear(layer: nn.Linear, inputs: Tensor) -> Tensor:
+    return F.linear(inputs.to(widened(layer.weight).dtype), widened(layer.weight), widened(layer.bias))
+
+
+class ResidualBlock(nn.Module):
+    """(norm, SiLU, convolution) twice, the time added in between, around a shortcut. Starts as the shortcut alone."""
+
+    def __init__(self, in_channels: int, out_channels: int, embedding_channels: int, num_groups: int, dropout: float):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(num_groups, in_channels, NORM_EPSILON)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time_emb_proj = nn.Linear(embedding_channels, out_channels)
+        self.norm2 = nn.GroupNorm(num_groups, out_channels, NORM_EPSILON)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        changes = in_channels != out_channels
+        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if changes else nn.Identity()
+
+    def forward(self, features: Images, embedding: Tensor) -> Images:
+        """`embedding`: (batch, embedding_channels), SiLU already applied."""
+        hidden = self.conv1(F.silu(self.norm1(features)))
+        hidden = hidden + self.time_emb_proj(embedding)[:, :, None, None]
+        hidden = self.conv2(self.dropout(F.silu(self.norm2(hidden))))
+        return self.conv_shortcut(features) + hidden
+
+
+class SelfAttention(nn.Module):
+    """Each position reads all others; scaled dot product, Vaswani et al. (2017), eq. 1. Starts as the identity."""
+
+    def __init__(self, num_channels: int, head_channels: int, num_groups: int):
+        super().__init__()
+        self.num_heads = num_channels // (head_channels or num_channels)
+        self.group_norm = nn.GroupNorm(num_groups, num_channels, NORM_EPSILON)
+        self.to_q = nn.Linear(num_channels, num_channels)
+        self.to_k = nn.Linear(num_channels, num_channels)
+        self.to_v = nn.Linear(num_channels, num_channels)
+        self.to_out = nn.ModuleList([zeroed(nn.Linear(num_channels, num_channels))])
+
+    def forward(self, features: Images) -> Images:
+        tokens = rearrange(self.group_norm(features), "b c h w -> b (h w) c")
+        query, key, value = (
+            rearrange(project(tokens), "b n (heads d) -> b heads n d", heads=self.num_heads)
+            for project in (self.to_q, self.to_k, self.to_v)
+        )
+        read = F.scaled_dot_product_attention(query, key, value)
+        read = self.to_out[0](rearrange(read, "b heads n d -> b n (heads d)"))
+        return features + rearrange(read, "b (h w) c -> b c h w", h=features.shape[2])
+
+
+class Downsample(nn.Module):
+    """Half the size by a convolution of stride 2."""
+
+    def __init__(self, num_channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(num_channels, num_channels, 3, stride=2)
+
+    def forward(self, features: Images) -> Images:
+        return self.conv(F.pad(features, (0, 1, 0, 1)))  # right and bottom only, as Ho et al. (TensorFlow's "SAME")
+
+
+class Upsample(nn.Module):
+    """Twice the size by repeating pixels, then a convolution."""
+
+    def __init__(self, num_channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(num_channels, num_channels, 3, padding=1)
+
+    def forward(self, features: Images) -> Images:
+        return self.conv(F.interpolate(features, scale_factor=2, mode="nearest"))

@@ -1,0 +1,181 @@
+"""The denoising U-Net of Ho et al. (2020), conditioned on a degraded image as in Özdenizci & Legenstein (2023)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from restore_diff.models.config import UNetConfig
+from restore_diff.models.layers import (
+    NORM_EPSILON,
+    Downsample,
+    ResidualBlock,
+    SelfAttention,
+    TimeEmbedding,
+    Upsample,
+    widened,
+    zeroed,
+)
+from restore_diff.tensors import Images, Timesteps
+
+
+class UNet(nn.Module):
+    """(x_t, t, degraded) -> prediction, 0 everywhere before training.
+
+    Computes diffusers' UNet2DModel with downsample_padding=0, flip_sin_to_cos=False, freq_shift=1, norm_eps=1e-6, from
+    parameters of the same names and shapes; its input is cat([degraded, x_t]). With unshuffle > 1 the same network
+    stands between a pixel-unshuffle and a pixel-shuffle (Shi et al., 2016, arXiv 1609.05158).
+
+    Weights may be bfloat16, or float32 under autocast: the time embedding and the last convolution stay in float32.
+
+    Raises ValueError for a config whose numbers do not fit together.
+    """
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        _check(config)
+        self.config = config
+        widths = _widths(config)
+        levels = range(len(widths))
+        folded = config.unshuffle**2
+
+        self.conv_in = nn.Conv2d((config.condition_channels + config.image_channels) * folded, widths[0], 3, padding=1)
+        self.time_embedding = TimeEmbedding(widths[0], _embedding_channels(config))
+        self.down_blocks = nn.ModuleList(DownBlock(config, level) for level in levels)
+        self.mid_block = MidBlock(config)
+        self.up_blocks = nn.ModuleList(UpBlock(config, level) for level in reversed(levels))
+        self.conv_norm_out = nn.GroupNorm(config.num_groups, widths[0], NORM_EPSILON)
+        self.conv_out = zeroed(nn.Conv2d(widths[0], config.image_channels * folded, 3, padding=1))
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width must be multiples of this."""
+        return self.config.unshuffle * 2 ** (len(self.config.channel_multipliers) - 1)
+
+    def forward(self, x_t: Images, t: Timesteps, degraded: Images | None) -> Images:
+        """The raw output, float32, in x_t's shape. `degraded` has x_t's size; None if the config has no condition.
+
+        Raises ValueError for a condition that is missing, superfluous or of another shape, and for a size that is no
+        multiple of `size_multiple`.
+        """
+        self._check_inputs(x_t, t, degraded)
+        inputs = x_t if degraded is None else torch.cat([degraded, x_t], dim=1)
+        inputs = F.pixel_unshuffle(inputs.to(self.conv_in.weight.dtype), self.config.unshuffle)
+        features = self.conv_in(inputs)
+        embedding = F.silu(self.time_embedding(t)).to(features.dtype)
+
+        skips = [features]
+        for block in self.down_blocks:
+            skips += block(skips[-1], embedding)
+        features = self.mid_block(skips[-1], embedding)
+        for block in self.up_blocks:
+            features = block(features, skips, embedding)
+        return F.pixel_shuffle(self._output(features), self.config.unshuffle)
+
+    def _output(self, features: Images) -> Images:
+        features = widened(F.silu(self.conv_norm_out(features)))
+        with torch.autocast(features.device.type, enabled=False):
+            weight, bias = widened(self.conv_out.weight), self.conv_out.bias
+            return F.conv2d(features, weight, None if bias is None else widened(bias), padding=1)
+
+    def _check_inputs(self, x_t: Images, t: Timesteps, degraded: Images | None) -> None:
+        config, (batch, channels, height, width) = self.config, x_t.shape
+        given = 0 if degraded is None else degraded.shape[1]
+        if (channels, given) != (config.image_channels, config.condition_channels):
+            wanted = f"{config.image_channels} and {config.condition_channels}"
+            raise ValueError(f"x_t and degraded must have {wanted} channels, got {channels} and {given}")
+        if degraded is not None and (degraded.shape[0], *degraded.shape[2:]) != (batch, height, width):
+            raise ValueError(f"degraded must match x_t {tuple(x_t.shape)}, got {tuple(degraded.shape)}")
+        if t.shape != (batch,):
+            raise ValueError(f"t must have one entry per image, ({batch},), got {tuple(t.shape)}")
+        if height % self.size_multiple or width % self.size_multiple:
+            raise ValueError(f"height and width must be multiples of {self.size_multiple}, got {height} x {width}")
+
+
+class DownBlock(nn.Module):
+    """The residual blocks of one level on the way down, then half the size unless it is the last level."""
+
+    def __init__(self, config: UNetConfig, level: int):
+        super().__init__()
+        widths = _widths(config)
+        width = widths[level]
+        inputs = [widths[max(level - 1, 0)]] + [width] * (config.num_blocks - 1)
+        self.resnets = nn.ModuleList(_residual(config, channels, width) for channels in inputs)
+        self.attentions = nn.ModuleList(_attention(config, width, level in config.attention_levels) for _ in inputs)
+        self.downsamplers = nn.ModuleList([Downsample(width)] if level < len(widths) - 1 else [])
+
+    def forward(self, features: Images, embedding: Tensor) -> list[Images]:
+        """What each layer puts out, in order: the way up reads them all."""
+        outputs = []
+        for resnet, attention in zip(self.resnets, self.attentions, strict=True):
+            features = attention(resnet(features, embedding))
+            outputs.append(features)
+        for downsample in self.downsamplers:
+            outputs.append(downsample(features))
+        return outputs
+
+
+class MidBlock(nn.Module):
+    """Two residual blocks at the smallest size, with attention in between."""
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        width = _widths(config)[-1]
+        self.resnets = nn.ModuleList(_residual(config, width, width) for _ in range(2))
+        self.attentions = nn.ModuleList([_attention(config, width, config.mid_attention)])
+
+    def forward(self, features: Images, embedding: Tensor) -> Images:
+        features = self.attentions[0](self.resnets[0](features, embedding))
+        return self.resnets[1](features, embedding)
+
+
+class UpBlock(nn.Module):
+    """The residual blocks of one level on the way up, each reading a skip, then twice the size unless at full size."""
+
+    def __init__(self, config: UNetConfig, level: int):
+        super().__init__()
+        widths = _widths(config)
+        below, width, above = widths[min(level + 1, len(widths) - 1)], widths[level], widths[max(level - 1, 0)]
+        inputs = [below] + [width] * config.num_blocks
+        skips = [width] * config.num_blocks + [above]
+        totals = [channels + skip for channels, skip in zip(inputs, skips, strict=True)]
+        self.resnets = nn.ModuleList(_residual(config, total, width) for total in totals)
+        self.attentions = nn.ModuleList(_attention(config, width, level in config.attention_levels) for _ in totals)
+        self.upsamplers = nn.ModuleList([Upsample(width)] if level > 0 else [])
+
+    def forward(self, features: Images, skips: list[Images], embedding: Tensor) -> Images:
+        """Takes its skips off the end of the list."""
+        for resnet, attention in zip(self.resnets, self.attentions, strict=True):
+            features = attention(resnet(torch.cat([features, skips.pop()], dim=1), embedding))
+        for upsample in self.upsamplers:
+            features = upsample(features)
+        return features
+
+
+def _widths(config: UNetConfig) -> list[int]:
+    return [config.base_channels * multiplier for multiplier in config.channel_multipliers]
+
+
+def _embedding_channels(config: UNetConfig) -> int:
+    return 4 * _widths(config)[0]
+
+
+def _residual(config: UNetConfig, in_channels: int, out_channels: int) -> ResidualBlock:
+    return ResidualBlock(in_channels, out_channels, _embedding_channels(config), config.num_groups, config.dropout)
+
+
+def _attention(config: UNetConfig, width: int, present: bool) -> SelfAttention | nn.Identity:
+    return SelfAttention(width, config.head_channels, config.num_groups) if present else nn.Identity()
+
+
+def _check(config: UNetConfig) -> None:
+    widths = _widths(config)
+    for width in widths:
+        if width % config.num_groups:
+            raise ValueError(f"num_groups={config.num_groups} must divide the channels of every level, {widths}")
+    for level in config.attention_levels:
+        if level >= len(widths):
+            raise ValueError(f"attention_levels must be below the {len(widths)} levels, got {config.attention_levels}")
+    attended = [widths[level] for level in config.attention_levels] + [widths[-1]] * config.mid_attention
+    for width in attended:
+        if config.head_channels and width % config.head_channels:
+            raise ValueError(f"head_channels={config.head_channels} must divide the channels under attention, {width}")
