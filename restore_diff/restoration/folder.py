@@ -1,0 +1,118 @@
+"""Restoring many images: the next is read and the last is written while one is restored, in order, in flat memory."""
+
+import errno
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from restore_diff.data.images import RasterImage, printable, read_image, write_image
+from restore_diff.restoration.job_plan import Job
+from restore_diff.tensors import Images
+
+Restore = Callable[[Images, str], Images]
+"""(degraded image (1, 3, H, W) in [0, 1], its name) -> restored image of the same shape and range."""
+
+FAULTS = (OSError, ValueError, RuntimeError, MemoryError, FloatingPointError)
+"""What bad files, disks and too large images raise. Anything else is a mistake of ours and ends the run."""
+
+
+class DiskFull(OSError):
+    """There is no space for an output: every further image would fail after its restoration."""
+
+
+class Outcome(NamedTuple):
+    """What became of a job: `reason` says why it failed and is empty when the output is written, whole."""
+
+    job: Job
+    reason: str = ""
+    disk_full: bool = False
+
+
+class Restored(NamedTuple):
+    image: RasterImage
+    pixels: Tensor  # (3, H, W) in [0, 1]
+
+
+def restore_folder(jobs: Sequence[Job], restore: Restore, max_pixels: int, quality: int) -> Generator[Outcome]:
+    """Restore each image and yield its outcome, in the order of `jobs`; a bad image does not stop the others.
+
+    The name that `restore` is given, and with it the noise, is that of the file without its folder: an image gives the
+    same result alone, in its folder, and in a tree of folders.
+
+    Raises DiskFull after the outcome of the first image that finds no space. After a KeyboardInterrupt the image that
+    is being written is finished and yielded before the interrupt goes on.
+    """
+    with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
+        writing: deque[Future[Outcome]] = deque()
+        try:
+            for job, reading in _read_ahead(jobs, reader, max_pixels):
+                restored = _restore(job, reading, restore)
+                yield from _finished(writing)
+                writing.append(writer.submit(_write, job, restored, quality))
+        except KeyboardInterrupt:
+            yield from _finished(writing)
+            raise
+        yield from _finished(writing)
+
+
+def _read_ahead(
+    jobs: Sequence[Job], reader: ThreadPoolExecutor, max_pixels: int
+) -> Iterator[tuple[Job, Future[RasterImage]]]:
+    """Each job with its image, which is read while the job before is at work."""
+    readings: deque[tuple[Job, Future[RasterImage]]] = deque()
+    for job in jobs:
+        readings.append((job, reader.submit(_read, job, max_pixels)))
+        if len(readings) > 1:
+            yield readings.popleft()
+    yield from readings
+
+
+def _read(job: Job, max_pixels: int) -> RasterImage:
+    image = read_image(job.source, max_pixels=max_pixels)
+    for path in job.written:  # here, so that a folder that cannot be made costs no restoration
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return image
+
+
+def _restore(job: Job, reading: Future[RasterImage], restore: Restore) -> Restored | str:
+    """The restored image, or why there is none."""
+    try:
+        image = reading.result()
+        pixels = restore(image.pixels[None], job.source.name)[0].cpu()
+        return Restored(image, pixels)
+    except FAULTS as error:
+        return _reason(job, error)
+
+
+def _write(job: Job, restored: Restored | str, quality: int) -> Outcome:
+    if isinstance(restored, str):
+        return Outcome(job, restored)
+    try:
+        if job.comparison is not None:  # first: where there is an output, there is its comparison
+            write_image(job.comparison, torch.cat([restored.image.pixels, restored.pixels], dim=2), like=None)
+        write_image(job.output, restored.pixels, like=restored.image, quality=quality)
+    except FAULTS as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return Outcome(job, f"cannot write {job.output}: {_reason(job, error)}", full)
+    return Outcome(job)
+
+
+def _finished(writing: deque[Future[Outcome]]) -> Iterator[Outcome]:
+    while writing:
+        outcome = writing[0].result()
+        writing.popleft()
+        yield outcome
+        if outcome.disk_full:
+            raise DiskFull(errno.ENOSPC, outcome.reason)
+
+
+def _reason(job: Job, error: BaseException) -> str:
+    """One line. Text, not the exception, whose traceback would keep the images in memory."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+        return "out of memory (a smaller --tile needs less)"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (text.removeprefix(f"{printable(job.source)}: ").splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,279 @@
+"""Many images: order, overlap, memory, and what happens when one of them, the disk, or we fail."""
+
+import errno
+import gc
+import threading
+import weakref
+
+import pytest
+import torch
+
+from restore_diff.data.images import ImageError, RasterImage, read_image, write_image
+from restore_diff.restoration import folder, job_plan
+from restore_diff.restoration.folder import DiskFull, restore_folder
+from restore_diff.restoration.job_plan import Job
+
+MAX_PIXELS = 10_000
+PATIENCE_S = 10
+
+
+def invert(image, name):
+    assert image.shape[:2] == (1, 3)
+    return 1 - image
+
+
+def photographs(folder_, number):
+    """`number` PNG files of different sizes and content, and the jobs that restore them."""
+    folder_.mkdir(parents=True)
+    jobs = []
+    for k in range(number):
+        values = torch.arange(3 * (k + 1) * (k + 4)).reshape(3, k + 1, k + 4) % 251 / 255
+        write_image(folder_ / f"{k}.png", values)
+        jobs.append(Job(folder_ / f"{k}.png", folder_.parent / "out" / f"{k}.png", None))
+    return jobs
+
+
+def run(jobs, restore=invert):
+    return list(restore_folder(jobs, restore, MAX_PIXELS, quality=95))
+
+
+def collect(outcomes, into):
+    """Into a list that survives an exception."""
+    for outcome in outcomes:
+        into.append(outcome)
+
+
+class InMemory:
+    """Stands for the disk: reading and writing are remembered instead of done."""
+
+    def __init__(self, monkeypatch):
+        self.read, self.written, self.images = [], [], []
+        monkeypatch.setattr(folder, "read_image", self.read_image)
+        monkeypatch.setattr(folder, "write_image", self.write_image)
+
+    def read_image(self, path, max_pixels):
+        self.read.append(path.stem)
+        pixels = torch.zeros(3, 2, 2)
+        self.images.append(weakref.ref(pixels))
+        return RasterImage(pixels)
+
+    def write_image(self, path, pixels, like, quality=95):
+        self.written.append(path.stem)
+
+
+def jobs_of(tmp_path, number):
+    return [Job(tmp_path / f"{k}.png", tmp_path / "out" / f"{k}.png", None) for k in range(number)]
+
+
+def test_each_image_is_restored_to_its_own_output(tmp_path):
+    jobs = photographs(tmp_path / "in", 5)
+    outcomes = run(jobs)
+    assert [outcome.job for outcome in outcomes] == jobs
+    assert not any(outcome.reason for outcome in outcomes)
+    for job in jobs:
+        torch.testing.assert_close(read_image(job.output).pixels, 1 - read_image(job.source).pixels)
+
+
+def test_bad_images_are_told_with_their_reason_and_do_not_stop_the_others(tmp_path):
+    jobs = photographs(tmp_path / "in", 5)
+    jobs[1].source.write_bytes(jobs[1].source.read_bytes()[:50])
+    jobs[2].source.write_text("no image")
+    jobs[4].source.unlink()
+    outcomes = run(jobs)
+    assert [outcome.job for outcome in outcomes] == jobs
+    assert [bool(outcome.reason) for outcome in outcomes] == [False, True, True, False, True]
+    assert outcomes[4].reason == "no such file"  # the path is told once, by who prints it
+    assert sorted(path.name for path in jobs[0].output.parent.iterdir()) == ["0.png", "3.png"]
+
+
+def test_an_image_of_too_many_pixels_fails(tmp_path):
+    jobs = photographs(tmp_path / "in", 1)
+    assert "4 pixels" in next(restore_folder(jobs, invert, 3, 95)).reason
+    assert not next(restore_folder(jobs, invert, 4, 95)).reason
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried 20 GiB\nmore")])
+def test_running_out_of_memory_costs_one_image_and_names_the_remedy(tmp_path, error):
+    jobs = photographs(tmp_path / "in", 3)
+
+    def restore(image, name):
+        if name == "1.png":
+            raise error
+        return 1 - image
+
+    assert [outcome.reason for outcome in run(jobs, restore)] == ["", "out of memory (a smaller --tile needs less)", ""]
+
+
+def test_a_reason_is_one_line_that_is_never_empty(tmp_path):
+    jobs = photographs(tmp_path / "in", 2)
+    errors = iter([RuntimeError("first\nsecond"), ValueError()])
+
+    def restore(image, name):
+        raise next(errors)
+
+    assert [outcome.reason for outcome in run(jobs, restore)] == ["first", "ValueError"]
+
+
+def test_a_result_that_is_not_finite_is_not_written(tmp_path):
+    jobs = photographs(tmp_path / "in", 1)
+    assert "not finite" in run(jobs, lambda image, name: image / 0)[0].reason
+    assert not jobs[0].output.exists()
+
+
+def test_a_mistake_of_ours_ends_the_run(tmp_path):
+    def restore(image, name):
+        raise TypeError("a bug")
+
+    with pytest.raises(TypeError, match="a bug"):
+        run(photographs(tmp_path / "in", 2), restore)
+
+
+def test_the_next_is_read_and_the_last_is_written_while_one_is_restored(tmp_path, monkeypatch):
+    """Image k + 1 waits in its reading, and k - 1 in its writing, for the restoration of k, which waits for both."""
+    started, read, written = ([threading.Event() for _ in range(5)] for _ in range(3))
+
+    def read_image(path, max_pixels):
+        k = int(path.stem)
+        assert k == 0 or started[k - 1].wait(PATIENCE_S), "read before the last image is restored, not meanwhile"
+        read[k].set()
+        return RasterImage(torch.zeros(3, 2, 2))
+
+    def write(path, *arguments, **named):
+        k = int(path.stem)
+        assert k == 4 or started[k + 1].wait(PATIENCE_S), "written before the next image is restored, not meanwhile"
+        written[k].set()
+
+    def restore(image, name):
+        k = int(name.removesuffix(".png"))
+        started[k].set()
+        assert k == 4 or read[k + 1].wait(PATIENCE_S), "the next image is read only later"
+        assert k == 0 or written[k - 1].wait(PATIENCE_S), "the last image is written only later"
+        return image
+
+    monkeypatch.setattr(folder, "read_image", read_image)
+    monkeypatch.setattr(folder, "write_image", write)
+    assert len(run(jobs_of(tmp_path, 5), restore)) == 5
+
+
+def test_memory_stays_flat(tmp_path, monkeypatch):
+    disk = InMemory(monkeypatch)
+
+    def restore(image, name):
+        k = int(name.removesuffix(".png"))
+        assert len(disk.read) <= k + 2, "reads further ahead than one image"
+        assert sum(pixels() is not None for pixels in disk.images) <= 4
+        return 1 - image
+
+    assert not any(outcome.reason for outcome in run(jobs_of(tmp_path, 30), restore))
+    assert disk.written == [str(k) for k in range(30)]
+
+
+def test_failures_do_not_keep_their_images(tmp_path, monkeypatch):
+    disk = InMemory(monkeypatch)
+
+    def restore(image, name):
+        raise RuntimeError("failed")
+
+    outcomes = run(jobs_of(tmp_path, 10), restore)
+    gc.collect()
+    assert [outcome.reason for outcome in outcomes] == ["failed"] * 10
+    assert not any(pixels() is not None for pixels in disk.images)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_ends_the_run_and_is_told(tmp_path, monkeypatch, number):
+    jobs = photographs(tmp_path / "in", 6)
+    restored = []
+
+    def restore(image, name):
+        restored.append(name)
+        return 1 - image
+
+    def write(path, *arguments, **named):
+        if path.name == "2.png":
+            raise OSError(number, "No space left on device", str(path))
+        write_image(path, *arguments, **named)
+
+    monkeypatch.setattr(folder, "write_image", write)
+    outcomes = []
+    with pytest.raises(DiskFull, match="No space left on device"):
+        collect(restore_folder(jobs, restore, MAX_PIXELS, 95), outcomes)
+    assert [outcome.job for outcome in outcomes] == jobs[:3]
+    assert outcomes[2].reason == f"cannot write {jobs[2].output}: No space left on device"
+    assert len(restored) <= 4
+    assert sorted(path.name for path in jobs[0].output.parent.iterdir()) == ["0.png", "1.png"]
+
+
+def test_another_fault_of_writing_costs_one_image(tmp_path):
+    jobs = photographs(tmp_path / "in", 3)
+    jobs[1].output.mkdir(parents=True)  # where the file has to go
+    reasons = [outcome.reason for outcome in run(jobs)]
+    assert reasons == ["", f"cannot write {jobs[1].output}: Is a directory", ""]
+
+
+def test_a_folder_that_cannot_be_made_costs_no_restoration(tmp_path):
+    jobs = photographs(tmp_path / "in", 1)
+    (tmp_path / "out").write_text("a file where the folder has to be")
+
+    def restore(image, name):
+        raise AssertionError("restored in vain")
+
+    assert run(jobs, restore)[0].reason
+
+
+def test_an_interrupt_finishes_the_image_that_is_being_written(tmp_path):
+    jobs = photographs(tmp_path / "in", 6)
+
+    def restore(image, name):
+        if name == "3.png":
+            raise KeyboardInterrupt
+        return 1 - image
+
+    outcomes = []
+    with pytest.raises(KeyboardInterrupt):
+        collect(restore_folder(jobs, restore, MAX_PIXELS, 95), outcomes)
+    assert [outcome.job for outcome in outcomes] == jobs[:3]
+    assert sorted(path.name for path in jobs[0].output.parent.iterdir()) == ["0.png", "1.png", "2.png"]
+
+
+def test_the_noise_of_an_image_belongs_to_its_file_name(tmp_path):
+    names = []
+
+    def restore(image, name):
+        names.append(name)
+        return image
+
+    photographs(tmp_path / "in", 1)
+    photographs(tmp_path / "in/sub", 2)
+    for source in (tmp_path / "in", tmp_path / "in/sub", tmp_path / "in/sub/1.png"):
+        plan = job_plan.plan_folder(source, tmp_path / "o", job_plan.Naming(), lambda path: False, overwrite=True)
+        run(plan.jobs, restore)
+    assert names == ["0.png", "0.png", "1.png", "0.png", "1.png", "1.png"]
+
+
+def test_a_comparison_shows_the_degraded_image_left_of_the_restored(tmp_path):
+    job = photographs(tmp_path / "in", 3)[2]._replace(comparison=tmp_path / "out/comparisons/2.png")
+    assert not run([job])[0].reason
+    degraded = read_image(job.source).pixels
+    assert job.comparison
+    torch.testing.assert_close(read_image(job.comparison).pixels, torch.cat([degraded, 1 - degraded], dim=2))
+
+
+def test_where_there_is_an_output_there_is_its_comparison(tmp_path, monkeypatch):
+    job = photographs(tmp_path / "in", 1)[0]._replace(comparison=tmp_path / "out/comparisons/0.png")
+
+    def write(path, *arguments, **named):
+        if path == job.comparison:
+            raise ImageError("no")
+
+    monkeypatch.setattr(folder, "write_image", write)
+    assert run([job])[0].reason
+    assert not job.output.exists()
+
+
+def test_endings_that_an_output_keeps_are_those_that_are_written():
+    from restore_diff.data.images import SUFFIXES, WRITE_FORMATS
+    from restore_diff.restoration.scan import IMAGE_ENDINGS
+
+    assert set(WRITE_FORMATS) == job_plan.WRITTEN_ENDINGS
+    assert set(SUFFIXES) <= IMAGE_ENDINGS

@@ -1,0 +1,213 @@
+"""An image of any size comes back restored, in its own size, whatever it was batched with."""
+
+import logging
+
+import pytest
+import torch
+
+from restore_diff.diffusion.config import SamplerConfig, ScheduleConfig
+from restore_diff.diffusion.samplers import DDIMSampler
+from restore_diff.diffusion.schedule import NoiseSchedule
+from restore_diff.models.config import UNetConfig
+from restore_diff.models.unet import UNet
+from restore_diff.restoration.config import TilingConfig
+from restore_diff.restoration.restorer import Restorer
+
+SIZES = [(1, 1), (1, 500), (7, 7), (33, 65), (100, 100)]
+WHOLE = TilingConfig(tile_size_px=0)
+TILES = TilingConfig(tile_size_px=16, tile_overlap_px=4, tiles_per_batch=8)
+
+
+def sampler(prediction="residual", **changes):
+    return DDIMSampler(NoiseSchedule(ScheduleConfig()), prediction, SamplerConfig(**{"num_steps": 2, **changes}))
+
+
+def restorer(predictor, tiling=WHOLE, multiple=1, precision="float32", **sampling):
+    return Restorer(predictor, sampler(**sampling), tiling, multiple, "cpu", precision)
+
+
+def photographs(height, width, batch=1):
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(2))
+
+
+def nothing_to_add(x_t, t, degraded):
+    return torch.zeros_like(x_t)
+
+
+def pointwise(x_t, t, degraded):
+    """Each pixel alone, from all that is known of it."""
+    return 0.3 * x_t.sin() - 0.2 * degraded + t[:, None, None, None] / 5000
+
+
+@pytest.fixture(scope="module")
+def network():
+    """Tiny, trained on nothing, but not zero: a convolution sees the neighbours, attention the whole image."""
+    config = UNetConfig(base_channels=8, channel_multipliers=(1, 2, 2), num_blocks=1, num_groups=4, head_channels=0)
+    model = UNet(config).eval()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            scale = 0.2 if parameter.dim() == 1 else parameter[0].numel() ** -0.5
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+            parameter += "norm" in name and name.endswith("weight")
+    return model
+
+
+@pytest.mark.parametrize("tiling", [WHOLE, TILES], ids=["whole", "tiles"])
+@pytest.mark.parametrize("size", SIZES)
+def test_any_size_comes_back_in_its_size(network, size, tiling):
+    given = photographs(*size)
+    found = restorer(network, tiling, network.size_multiple).restore(given, ["a"])
+    assert found.shape == given.shape
+    assert found.dtype == torch.float32
+    assert found.min() >= 0
+    assert found.max() <= 1
+    assert (found - given).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("tiling", [WHOLE, TILES], ids=["whole", "tiles"])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_residual_of_zero_returns_the_degraded_image(size, tiling):
+    levels = (photographs(*size) * 256).round() / 256  # exact in [-1, 1] too
+    assert torch.equal(restorer(nothing_to_add, tiling, 4).restore(levels, ["a"]), levels)
+    assert (
+        restorer(nothing_to_add, tiling, 4).restore(photographs(*size), ["a"]) - photographs(*size)
+    ).abs().max() < 1e-7
+
+
+@pytest.mark.parametrize("tiling", [WHOLE, TILES], ids=["whole", "tiles"])
+def test_an_image_gives_the_same_alone_and_in_a_batch_in_any_order(network, tiling):
+    given, names = photographs(21, 38, batch=3), ["a", "b", "c"]
+    subject = restorer(network, tiling, network.size_multiple, eta=1.0)
+    together = subject.restore(given, names, seed=5)
+    turned = subject.restore(given.flip(0), names[::-1], seed=5).flip(0)
+    alone = torch.cat([subject.restore(given[i : i + 1], [names[i]], seed=5) for i in range(3)])
+    assert (together - turned).abs().max() < 1e-5
+    assert (together - alone).abs().max() < 1e-5
+
+
+def test_names_and_seeds_choose_the_noise(network):
+    given = photographs(16, 16)
+    subject = restorer(network, multiple=network.size_multiple, prediction="clean")
+    first = subject.restore(given, ["a"], seed=0)
+    assert torch.equal(subject.restore(given, ["a"], seed=0), first)
+    for name, seed in [("b", 0), ("a", 1)]:
+        assert (subject.restore(given, [name], seed) - first).abs().max() > 1e-3
+
+
+def test_every_draw_is_its_own():
+    draws = []
+
+    class Spy:
+        def sample(self, predictor, degraded, noise):
+            draws.extend(noise(k) for k in range(3))
+            return degraded
+
+    Restorer(nothing_to_add, Spy(), WHOLE, 1, "cpu").restore(photographs(64, 64), ["a"])
+    for k in range(3):
+        assert abs(draws[k].mean()) < 0.05
+        assert abs(draws[k].std() - 1) < 0.05
+        correlation = (draws[k] * draws[(k + 1) % 3]).mean()
+        assert abs(correlation) < 0.05
+
+
+def test_noise_belongs_to_the_pixels_whatever_the_padding():
+    seen = {}
+
+    def spy(x_t, t, degraded):
+        seen.setdefault(x_t.shape, x_t)
+        return torch.zeros_like(x_t)
+
+    for multiple in (1, 8):
+        restorer(spy, multiple=multiple).restore(photographs(13, 22), ["a"])
+    bare, padded = seen[(1, 3, 13, 22)], seen[(1, 3, 16, 24)]
+    assert torch.equal(padded[..., :13, :22], bare)
+    assert torch.equal(padded[..., 13:, :22], bare.flip(-2)[..., 1:4, :])
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "clean", "velocity", "residual"])
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_tiles_change_nothing_for_a_pointwise_predictor(prediction, eta):
+    given = photographs(37, 50, batch=2)
+    whole, tiles = (
+        restorer(pointwise, tiling, 4, prediction=prediction, eta=eta, num_steps=5).restore(given, ["a", "b"])
+        for tiling in (WHOLE, TILES)
+    )
+    assert (whole - tiles).abs().max() < 1e-4  # epsilon's error grows 157 fold at the first step
+    assert whole.std() > 0.01
+
+
+def test_the_predictor_sees_the_model_range():
+    extremes = {}
+
+    def spy(x_t, t, degraded):
+        extremes.update(least=degraded.min().item(), greatest=degraded.max().item())
+        return torch.zeros_like(x_t)
+
+    given = torch.tensor([0.0, 1.0]).repeat(1, 3, 4, 2)
+    assert torch.equal(restorer(spy).restore(given, ["a"]), given)
+    assert extremes == {"least": -1, "greatest": 1}
+
+
+def test_values_outside_the_range_are_clamped():
+    found = restorer(lambda x_t, t, degraded: torch.full_like(x_t, 9.0), clip=False).restore(photographs(4, 4), ["a"])
+    assert torch.equal(found, torch.ones(1, 3, 4, 4))
+
+
+def test_lower_precision_reaches_the_network_and_not_the_state(network):
+    given = photographs(16, 24)
+    exact = restorer(network, multiple=network.size_multiple).restore(given, ["a"])
+    dtypes = set()
+
+    def spy(x_t, t, degraded):
+        dtypes.add((x_t.dtype, torch.is_autocast_enabled("cpu")))
+        return network(x_t, t, degraded)
+
+    found = restorer(spy, multiple=network.size_multiple, precision="bfloat16").restore(given, ["a"])
+    assert dtypes == {(torch.float32, True)}
+    assert 0 < (found - exact).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("tiling", [WHOLE, TILES], ids=["whole", "tiles"])
+def test_what_is_not_finite_is_done_again_in_float32_and_reported(tiling, caplog):
+    def overflows(x_t, t, degraded):
+        return pointwise(x_t, t, degraded) + (torch.nan if torch.is_autocast_enabled("cpu") else 0)
+
+    with caplog.at_level(logging.WARNING):
+        found = restorer(overflows, tiling, precision="float16").restore(photographs(20, 20), ["night.png"])
+    assert torch.equal(found, restorer(pointwise, tiling).restore(photographs(20, 20), ["night.png"]))
+    assert "float16" in caplog.text
+    assert "night.png" in caplog.text
+
+
+def test_a_network_that_fails_in_float32_is_an_error():
+    with pytest.raises(FloatingPointError, match="not finite: a"):
+        restorer(lambda x_t, t, degraded: x_t * torch.nan).restore(photographs(4, 4), ["a"])
+
+
+def test_the_result_is_an_ordinary_tensor_and_the_input_is_untouched():
+    given = photographs(6, 6)
+    found = restorer(nothing_to_add).restore(given, ["a"])
+    found.mul_(0)  # refused by a tensor that was made in inference mode
+    assert torch.equal(given, photographs(6, 6))
+
+
+@pytest.mark.parametrize(
+    ("degraded", "names", "message"),
+    [
+        (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), ["a"], "floating point, got .* torch.uint8"),
+        (torch.zeros(3, 4, 4), ["a"], r"got \(3, 4, 4\)"),
+        (torch.zeros(1, 3, 0, 4), ["a"], r"got \(1, 3, 0, 4\)"),
+        (torch.zeros(2, 3, 4, 4), ["a"], "2 images, 1 names"),
+    ],
+)
+def test_other_input_is_refused(degraded, names, message):
+    with pytest.raises(ValueError, match=message):
+        restorer(nothing_to_add).restore(degraded, names)
+
+
+def test_settings_that_do_not_fit_are_refused_before_any_image():
+    with pytest.raises(ValueError, match="float32, bfloat16, float16, got 'half'"):
+        restorer(nothing_to_add, precision="half")
+    with pytest.raises(ValueError, match="tile_size_px=16 must be a multiple of 32"):
+        restorer(nothing_to_add, TILES, multiple=32)
