@@ -1,0 +1,42 @@
+"""What a command prints. A file may be named anything: its name must not move the cursor, nor end the program."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from tqdm import tqdm
+
+
+def printable(text: object) -> str:
+    """The text with control characters, and bytes that are no UTF-8, escaped as in Python's source."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def say(*lines: object, to: TextIO | None = None) -> None:
+    """Print each line, on stdout when no stream is given, with what the stream cannot encode escaped too."""
+    stream = to or sys.stdout
+    encoding = stream.encoding or "utf-8"
+    with tqdm.external_write_mode(stream):  # a progress bar steps aside
+        for line in lines:
+            stream.write(printable(line).encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        stream.flush()
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints what the package logs."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage(), to=sys.stderr)
+
+
+@contextmanager
+def logging_to_console() -> Iterator[None]:
+    """Print warnings of the package on stderr, inside the block."""
+    logger, handler = logging.getLogger("restore_diff"), ConsoleHandler(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
