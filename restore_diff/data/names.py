@@ -1,0 +1,125 @@
+"""Which degraded image belongs to which clean one: by rules on their names, never by their order."""
+
+import contextlib
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from restore_diff.data.listing import DataError, first_names
+
+Key = Callable[[str], str | None]
+"""Name of an image without suffix -> what it shares with its partner; None where the image belongs to neither side."""
+
+DEGRADED_WORDS = ("degraded", "input", "in", "lq", "rain", "rainy", "raindrop", "drop", "haze", "hazy", "snow", "snowy")
+CLEAN_WORDS = ("clean", "clear", "target", "gt", "groundtruth", "hq", "norain", "nohaze", "nosnow")
+
+
+class PairPath(NamedTuple):
+    """The files of a pair. `degraded` is None where the degraded image is still to be rendered."""
+
+    degraded: Path | None
+    clean: Path
+    name: str
+    """Unique in its data set; the degraded file's relative path without suffix."""
+
+
+class Matches(NamedTuple):
+    pairs: list[PairPath]
+    without_clean: list[str]
+    without_degraded: list[str]
+
+
+def match_by_ids(degraded: Mapping[str, Path], clean: Mapping[str, Path], degraded_id: str, clean_id: str) -> Matches:
+    """Pair by regular expressions with a group `id`; names that do not match in full take no part."""
+    return _match(degraded, clean, _id_key(degraded_id), _id_key(clean_id))
+
+
+def match_by_habit(degraded: Mapping[str, Path], clean: Mapping[str, Path]) -> Matches:
+    """Pair by the first habit of naming that leaves no image over; where none does, by that of equal names.
+
+    The habits: the same name (001, 001); a word before or after it (rain-001, norain-001; 0_rain, 0_clean); several
+    degraded images of one clean image, whose names go on after an underscore (1400_3, 1400).
+    """
+    same_names = _match(degraded, clean, _same, _same)
+    if _is_complete(same_names):
+        return same_names
+    bare_clean = {_strip(name, CLEAN_WORDS) for name in clean}
+    for degraded_key in (
+        lambda name: _strip(name, DEGRADED_WORDS),
+        lambda name: _known_start(_strip(name, DEGRADED_WORDS), bare_clean),
+    ):
+        with contextlib.suppress(DataError):  # two clean images would be the same one: not this habit
+            matches = _match(degraded, clean, degraded_key, lambda name: _strip(name, CLEAN_WORDS))
+            if _is_complete(matches):
+                return matches
+    return same_names
+
+
+def require_all(matches: Matches, degraded_folder: Path, clean_folder: Path) -> list[PairPath]:
+    """The pairs, when no image is left over; else a DataError that names the first of those that are."""
+    problems = []
+    if matches.without_clean:
+        count, names = len(matches.without_clean), first_names(matches.without_clean)
+        problems.append(f"{count} degraded images have no clean partner ({names})")
+    if matches.without_degraded:
+        count, names = len(matches.without_degraded), first_names(matches.without_degraded)
+        problems.append(f"{count} clean images have no degraded partner ({names})")
+    if problems or not matches.pairs:
+        found = "; ".join(problems) or "no name fits the rule of the card"
+        raise DataError(f"{degraded_folder} and {clean_folder} do not pair up: {found}")
+    return matches.pairs
+
+
+def _match(degraded: Mapping[str, Path], clean: Mapping[str, Path], degraded_key: Key, clean_key: Key) -> Matches:
+    clean_by_key: dict[str, str] = {}
+    for name in clean:
+        key = clean_key(name)
+        if key is None:
+            continue
+        if key in clean_by_key:
+            both = f"{clean[clean_by_key[key]].name} and {clean[name].name}"
+            raise DataError(f"{clean[name].parent}: {both} are both the clean image of {key!r}; keep one of them")
+        clean_by_key[key] = name
+    pairs, without_clean, used = [], [], set()
+    for name, path in degraded.items():
+        key = degraded_key(name)
+        if key is not None and key in clean_by_key:
+            used.add(key)
+            pairs.append(PairPath(path, clean[clean_by_key[key]], name))
+        elif key is not None:
+            without_clean.append(name)
+    return Matches(pairs, without_clean, [name for key, name in clean_by_key.items() if key not in used])
+
+
+def _is_complete(matches: Matches) -> bool:
+    return not matches.without_clean and not matches.without_degraded
+
+
+def _same(name: str) -> str:
+    return name
+
+
+def _id_key(pattern: str) -> Key:
+    compiled = re.compile(pattern)
+
+    def key(name: str) -> str | None:
+        match = compiled.fullmatch(name)
+        return match["id"] if match else None
+
+    return key
+
+
+def _strip(name: str, words: tuple[str, ...]) -> str:
+    """The name without one of the words before or after a separator; the folders it lies in stay."""
+    folder, slash, stem = name.rpartition("/")
+    any_word = "|".join(words)
+    return folder + slash + re.sub(rf"^(?:{any_word})[-_ ]+(?=.)|(?<=.)[-_ ]+(?:{any_word})$", "", stem, flags=re.I)
+
+
+def _known_start(name: str, known: set[str]) -> str:
+    """The longest known name that `name` goes on from after an underscore; else `name`, which then has no partner."""
+    start, underscore, _ = name.rpartition("_")
+    while underscore and start not in known:
+        start, underscore, _ = start.rpartition("_")
+    return start if underscore else f"{name}_"

@@ -1,0 +1,254 @@
+"""Image files come in and go out with all that they carry, and what cannot be read is said in one line."""
+
+import os
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms, ImageOps
+
+from restore_diff.data import png
+from restore_diff.data.decoding import decode, read_size
+from restore_diff.data.images import ImageError, is_image, read_image, read_rgb_uint8, write_image
+
+ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+GPS, ORIENTATION = 0x8825, 0x0112
+
+
+def noise(*shape: int, bits: int = 8, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 2**bits, shape, dtype=f"uint{bits}")
+
+
+def exif(orientation: int) -> bytes:
+    block = Image.Exif()
+    block[ORIENTATION] = orientation
+    block[0x010F] = "Maker"
+    block.get_ifd(GPS)[2] = (1.0, 2.0, 3.0)
+    return block.tobytes()
+
+
+def saved(path: Path, array: np.ndarray, **options) -> Path:
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+def refusal(path: Path, read=read_image) -> str:
+    with pytest.raises(ImageError) as caught:
+        read(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".webp"])
+@pytest.mark.parametrize("channels", [(), (3,), (4,)])
+def test_written_pixels_are_read_back_in_the_same_mode(tmp_path, suffix, channels):
+    lossless = {"lossless": True, "exact": True} if suffix == ".webp" else {}
+    original = saved(tmp_path / f"in{suffix}", noise(7, 5, *channels), **lossless)
+    image = read_image(original)
+    copy = tmp_path / ("out.png" if suffix == ".webp" else f"out{suffix}")
+    write_image(copy, image.pixels, like=image)
+    with Image.open(original) as before, Image.open(copy) as after:
+        assert after.mode == before.mode and np.array_equal(np.asarray(after), np.asarray(before))
+    assert image.pixels.shape == (3, 7, 5) and image.pixels.dtype == torch.float32
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_16_bit_png_keeps_all_bits_of_every_colour_type(tmp_path, channels):
+    levels = torch.from_numpy(noise(channels, 9, 6, bits=16).astype(np.int32))
+    (tmp_path / "in.png").write_bytes(png.encode(levels, exif(1), ICC))
+    image = read_image(tmp_path / "in.png")
+    assert image.bit_depth == 16 and image.grey == (channels < 3) and (image.alpha is not None) == (channels % 2 == 0)
+    write_image(tmp_path / "out.png", image.pixels, like=image)
+    assert torch.equal(decode(tmp_path / "out.png").samples, levels)
+    with Image.open(tmp_path / "out.png") as after:
+        if channels > 2:  # Pillow shows the high bytes
+            assert np.array_equal(np.asarray(after), (levels // 256).permute(1, 2, 0).numpy())
+        assert after.getexif().get_ifd(GPS)[2] == (1.0, 2.0, 3.0) and after.info["icc_profile"] == ICC
+    assert "16 bits" in refusal(tmp_path / "out.png", read_rgb_uint8)
+
+
+def test_16_bit_grey_png_and_tiff_of_other_programs_are_read_in_full_depth(tmp_path):
+    array = noise(4, 6, bits=16)
+    for suffix in (".png", ".tif"):
+        image = read_image(saved(tmp_path / f"in{suffix}", array))
+        assert torch.equal((image.pixels[1] * 65535).round().int(), torch.from_numpy(array.astype(np.int32)))
+        write_image(tmp_path / f"out{suffix}", image.pixels, like=image)
+        with Image.open(tmp_path / f"out{suffix}") as after:
+            assert after.mode == "I;16" and np.array_equal(np.asarray(after), array)
+
+
+def test_depth_that_would_be_cut_is_refused(tmp_path):
+    assert "mode F" in refusal(saved(tmp_path / "float.tif", noise(4, 4).astype(np.float32)))
+    assert "mode I" in refusal(saved(tmp_path / "long.tif", noise(4, 4).astype(np.int32)))
+    import tifffile  # scikit-image brings it
+
+    tifffile.imwrite(tmp_path / "deep.tif", noise(4, 4, 3, bits=16), photometric="rgb")
+    assert "16 bits per sample" in refusal(tmp_path / "deep.tif")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+def test_orientation_is_applied_once_and_metadata_kept(tmp_path, suffix, orientation):
+    lossless = {"lossless": True} if suffix == ".webp" else {}
+    path = saved(tmp_path / f"in{suffix}", noise(6, 9, 3), exif=exif(orientation), icc_profile=ICC, **lossless)
+    with Image.open(path) as image:
+        upright = np.asarray(ImageOps.exif_transpose(image))
+    image = read_image(path)
+    assert np.array_equal((image.pixels * 255).round().byte().permute(1, 2, 0).numpy(), upright)
+    assert torch.equal(read_rgb_uint8(path), (image.pixels * 255).round().byte())
+    assert read_size(path) == upright.shape[:2]
+    write_image(tmp_path / f"out{suffix}", image.pixels, like=image)
+    with Image.open(tmp_path / f"out{suffix}") as after:
+        assert after.size == upright.shape[1::-1] and after.info["icc_profile"] == ICC
+        assert after.getexif().get(ORIENTATION, 1) == 1
+        assert after.getexif()[0x010F] == "Maker" and after.getexif().get_ifd(GPS)[2] == (1.0, 2.0, 3.0)
+
+
+def test_orientation_that_a_png_states_after_its_pixels_is_applied(tmp_path):
+    path = saved(tmp_path / "late.png", noise(6, 9, 3))
+    content, block = path.read_bytes(), b"eXIf" + exif(6).removeprefix(b"Exif\0\0")
+    late = struct.pack(">I", len(block) - 4) + block + struct.pack(">I", zlib.crc32(block))
+    path.write_bytes(content[:-12] + late + content[-12:])
+    assert read_size(path) == (9, 6) and read_rgb_uint8(path).shape == (3, 9, 6)
+
+
+def test_palette_one_bit_cmyk_and_animations_become_plain_pictures(tmp_path):
+    colours = Image.fromarray(noise(8, 8, 3))
+    palette = colours.quantize(16)
+    palette.save(tmp_path / "palette.png")
+    expected = torch.from_numpy(np.array(palette.convert("RGB"))).permute(2, 0, 1)
+    assert torch.equal(read_rgb_uint8(tmp_path / "palette.png"), expected)
+
+    palette.save(tmp_path / "hole.png", transparency=0)
+    assert read_image(tmp_path / "hole.png").alpha is not None
+    assert "transparent" in refusal(tmp_path / "hole.png", read_rgb_uint8)
+
+    Image.fromarray(noise(8, 8) > 127).save(tmp_path / "bit.png")
+    assert read_image(tmp_path / "bit.png").grey
+
+    colours.convert("CMYK").save(tmp_path / "print.jpg", quality=100, icc_profile=b"not a profile")
+    printed = read_image(tmp_path / "print.jpg")
+    assert not printed.icc_profile and not printed.grey and (printed.pixels - expected / 255).abs().mean() < 0.2
+
+    palette.save(tmp_path / "frames.gif", save_all=True, append_images=[palette.rotate(90)])
+    assert torch.equal(read_rgb_uint8(tmp_path / "frames.gif"), expected)
+
+
+def test_opaque_alpha_is_accepted_for_training_and_grey_is_replicated(tmp_path):
+    rgba = noise(5, 5, 4)
+    rgba[..., 3] = 255
+    assert read_rgb_uint8(saved(tmp_path / "rgba.png", rgba)).shape == (3, 5, 5)
+    grey = noise(5, 4)
+    pixels = read_rgb_uint8(saved(tmp_path / "grey.png", grey))
+    assert all(np.array_equal(plane, grey) for plane in pixels.numpy())
+
+
+def test_content_decides_not_the_name(tmp_path):
+    saved(tmp_path / "photo.png", noise(8, 8, 3), format="JPEG")
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "note").write_text("BM is how this text starts")
+    (tmp_path / "empty.png").touch()
+    assert is_image(tmp_path / "photo.png") and read_rgb_uint8(tmp_path / "photo.png").shape == (3, 8, 8)
+    assert not is_image(tmp_path / "text.png") and "not an image" in refusal(tmp_path / "text.png")
+    assert not is_image(tmp_path / "note")
+    assert not is_image(tmp_path / "empty.png") and "empty" in refusal(tmp_path / "empty.png")
+    assert "no such file" in refusal(tmp_path / "none.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    assert not is_image(tmp_path / "pipe.png") and "not a regular file" in refusal(tmp_path / "pipe.png")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tif", "a.bmp", "deep.png"])
+def test_truncated_files_are_refused(tmp_path, name):
+    path = tmp_path / name
+    if name == "deep.png":
+        write_image(path, torch.rand(3, 40, 40), read_image(saved(tmp_path / "like.png", noise(40, 40, bits=16))))
+    else:
+        saved(path, noise(40, 40, 3))
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+    assert "truncated" in refusal(path)
+    refusal(path, read_rgb_uint8)
+
+
+def test_a_flipped_bit_in_a_png_is_refused(tmp_path):
+    content = bytearray(saved(tmp_path / "a.png", noise(40, 40, 3)).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "a.png").write_bytes(content)
+    refusal(tmp_path / "a.png")
+
+
+def claim_size(path: Path, width: int, height: int) -> Path:
+    """A PNG file whose header claims a size; there are no pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    path.write_bytes(data + b"\0\0\0\0IDAT\x35\xaf\x06\x1e")
+    return path
+
+
+def test_a_picture_above_the_limit_is_refused_by_its_pixel_count(tmp_path):
+    assert "30000x30000 = 900,000,000 pixels" in refusal(claim_size(tmp_path / "bomb.png", 30000, 30000))
+    assert "900,000,000" in refusal(tmp_path / "bomb.png", read_rgb_uint8)
+    saved(tmp_path / "small.png", noise(10, 10, 3))
+    with pytest.raises(ImageError, match="10x10 = 100 pixels, the limit is 99"):
+        read_image(tmp_path / "small.png", max_pixels=99)
+
+
+def test_a_large_photograph_is_opened_without_a_warning(tmp_path):
+    limit = Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_size(claim_size(tmp_path / "large.png", 12000, 10000)) == (10000, 12000)
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_levels_are_rounded_half_up_and_clamped(tmp_path):
+    values = torch.tensor([-0.5, 0.4999 / 255, 0.5 / 255, 0.5, 2.0])
+    write_image(tmp_path / "a.png", values.expand(3, 1, 5))
+    assert read_rgb_uint8(tmp_path / "a.png")[0, 0].tolist() == [0, 0, 1, 128, 255]
+
+
+def test_what_a_format_cannot_hold_is_refused_or_left_out_as_documented(tmp_path):
+    rgba = read_image(saved(tmp_path / "rgba.png", noise(4, 4, 4)))
+    for name, reason in (("a.jpg", "transparency"), ("a.gif", "use .png"), ("a", "no suffix")):
+        with pytest.raises(ImageError, match=reason):
+            write_image(tmp_path / name, rgba.pixels, like=rgba)
+    deep = read_image(saved(tmp_path / "deep.png", noise(4, 4, bits=16)))
+    write_image(tmp_path / "deep.jpg", deep.pixels, like=deep)
+    with Image.open(tmp_path / "deep.jpg") as after:
+        assert after.mode == "L"
+    with pytest.raises(ImageError, match="finite"):
+        write_image(tmp_path / "nan.png", torch.full((3, 2, 2), torch.nan))
+    with pytest.raises(ValueError, match=r"\(3, 2, 2\)"):
+        write_image(tmp_path / "size.png", torch.zeros(3, 2, 2), like=deep)
+    with pytest.raises(ImageError, match="cannot be written as WEBP"):
+        write_image(tmp_path / "long.webp", torch.zeros(3, 1, 17000))
+    assert {path.name for path in tmp_path.iterdir()} == {"rgba.png", "deep.png", "deep.jpg"}
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = saved(tmp_path / "a.png", noise(4, 4, 3))
+    before = path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_image(path, torch.rand(3, 4, 4))
+    assert path.read_bytes() == before and [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
+    monkeypatch.undo()
+    longest = tmp_path / ("n" * 251 + ".png")
+    write_image(longest, torch.rand(3, 4, 4))
+    assert is_image(longest)
+
+
+def test_a_name_with_control_characters_stays_on_one_line(tmp_path):
+    path = tmp_path / "two\nlines.png"
+    path.write_text("no picture")
+    with pytest.raises(ImageError, match=r"two\\nlines\.png: not an image"):
+        read_image(path)
