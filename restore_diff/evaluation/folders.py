@@ -1,0 +1,71 @@
+"""Finished images scored against clean ones: two folders, no model."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from restore_diff.data.decoding import opened, read_size
+from restore_diff.data.images import read_rgb_uint8
+from restore_diff.data.listing import DataError, first_names, list_images
+from restore_diff.data.names import PairPath, match_by_habit
+from restore_diff.evaluation.scoring import Row, Scorer, flags_of
+
+
+def score_folders(
+    pred: Path,
+    target: Path,
+    scorer: Scorer,
+    *,
+    allow_jpeg: bool = False,
+    on_image: Callable[[Row], None] | None = None,
+) -> list[Row]:
+    """One row per image of `pred`, with its clean partner in `target` found by name.
+
+    DataError, before anything is scored, where an image has no partner, where sizes differ, as nothing is ever resized
+    or cropped, and for images in `pred` that are JPEG: saving as JPEG has changed them by more than methods differ.
+    """
+    pairs = pair_folders(pred, target)
+    _check(pairs, allow_jpeg)
+    rows: list[Row] = []
+    for path, clean_path, name in pairs:
+        assert path is not None
+        image, clean = read_rgb_uint8(path), read_rgb_uint8(clean_path)
+        scores = scorer(image, clean)
+        flags = flags_of(scores, identical=torch.equal(image, clean))
+        height, width = clean.shape[-2:]
+        rows.append(Row(name, width, height, 0, scores, 0.0, flags))
+        if on_image is not None:
+            on_image(rows[-1])
+    return rows
+
+
+def pair_folders(pred: Path, target: Path) -> list[PairPath]:
+    """The pairs by name, those of `data.names.match_by_habit`. DataError unless both folders are used up."""
+    matches = match_by_habit(list_images(pred), list_images(target))
+    problems = [
+        f"{len(names)} images of {folder} have no partner in {other} ({first_names(names)})"
+        for names, folder, other in ((matches.without_clean, pred, target), (matches.without_degraded, target, pred))
+        if names
+    ]
+    if problems:
+        raise DataError("; ".join(problems))
+    return matches.pairs
+
+
+def _check(pairs: Sequence[PairPath], allow_jpeg: bool) -> None:
+    sizes, lossy = [], []
+    for path, clean, name in pairs:
+        assert path is not None
+        if read_size(path) != read_size(clean):
+            sizes.append(name)
+        with opened(path) as image:
+            if image.format == "JPEG":
+                lossy.append(path.name)
+    if sizes:
+        raise DataError(f"{len(sizes)} images differ in size from their clean partners: {first_names(sizes)}")
+    if lossy and not allow_jpeg:
+        raise DataError(
+            f"{len(lossy)} images to score are JPEG, which changed them: {first_names(lossy)}; "
+            "score PNG files, or allow JPEG and say so beside the numbers"
+        )

@@ -1,0 +1,182 @@
+"""PSNR and SSIM of RGB or Y, in float64 on the device of the images, one value each. Autocast and TF32 have no effect.
+
+SSIM is that of Wang et al. (2004) as in the authors' SSIM_index.m: 11-tap Gaussian of sigma 1.5, the valid region only,
+K1 = 0.01, K2 = 0.03, peak 255. The other settings reproduce what particular papers computed; `protocols` names them.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from restore_diff.tensors import Images
+
+Channel = Literal["rgb", "y"]
+LumaRange = Literal["studio", "full"]
+Window = Literal["gauss11", "uniform7"]
+Padding = Literal["valid", "zero"]
+Covariance = Literal["population", "sample"]
+Pool = Literal["none", "avg256"]
+
+PEAK = 255.0
+C1 = (0.01 * PEAK) ** 2
+C2 = (0.03 * PEAK) ** 2
+
+_GAUSSIAN = [math.exp(-((k - 5) ** 2) / (2 * 1.5**2)) for k in range(11)]
+TAPS: dict[Window, list[float]] = {
+    "gauss11": [tap / sum(_GAUSSIAN) for tap in _GAUSSIAN],
+    "uniform7": [1 / 7] * 7,
+}
+
+
+@torch.no_grad()
+def psnr(
+    pred: Images,
+    target: Images,
+    *,
+    channel: Channel = "rgb",
+    y_range: LumaRange = "studio",
+    round_y: bool = False,
+    quantize: bool = True,
+    crop_border: int = 0,
+) -> Tensor:
+    """Peak signal-to-noise ratio in dB of each image, (B,); peak 255, squared error averaged over channels and pixels.
+
+    Images are (B, 1 or 3, H, W), RGB, uint8 or floating in [0, 1]. Equal images give +inf; an image with a pixel that
+    is not finite, or with nothing left after the crop, gives NaN. ValueError for unequal or other shapes.
+    """
+    x, y = _prepare(pred, target, channel, y_range, round_y, quantize, crop_border)
+    mean_squared_error = (x - y).square_().mean(dim=(1, 2, 3))
+    return 20 * math.log10(PEAK) - 10 * mean_squared_error.log10()
+
+
+@torch.no_grad()
+def ssim(
+    pred: Images,
+    target: Images,
+    *,
+    channel: Channel = "rgb",
+    y_range: LumaRange = "studio",
+    round_y: bool = False,
+    quantize: bool = True,
+    crop_border: int = 0,
+    window: Window = "gauss11",
+    padding: Padding = "valid",
+    covariance: Covariance = "population",
+    pool: Pool = "none",
+) -> Tensor:
+    """Structural similarity of each image, (B,), at most 1; the mean over the map of each channel, then over channels.
+
+    Images as for `psnr`. An image with a pixel that is not finite, or smaller than the window, gives NaN.
+    `pool` "avg256" first averages down to a shorter side of about 256 px (Li et al., DehazeFormer's evaluation).
+    """
+    x, y = _prepare(pred, target, channel, y_range, round_y, quantize, crop_border)
+    if pool == "avg256":
+        x, y = _pool(x), _pool(y)
+    if padding == "zero":
+        border = len(TAPS[window]) // 2
+        x, y = F.pad(x, [border] * 4), F.pad(y, [border] * 4)
+    if min(x.shape[-2:]) < len(TAPS[window]):
+        return x.new_full((x.shape[0],), math.nan)
+    # Channel by channel: a third of the memory, and the maps of a photograph stay in the cache.
+    channels = zip(x.unbind(dim=1), y.unbind(dim=1), strict=True)
+    return torch.stack([_ssim_map(a, b, TAPS[window], covariance).mean(dim=(1, 2)) for a, b in channels]).mean(dim=0)
+
+
+def to_levels(images: Images, *, quantize: bool = True) -> Tensor:
+    """Grey levels 0..255 in float64 (float32 on MPS, which has none) of uint8 images or floating ones in [0, 1].
+
+    Floating values are clamped, and rounded half up to whole levels if `quantize`; those not finite become NaN.
+    ValueError unless the shape is (B, 1 or 3, H, W), TypeError for other dtypes.
+    """
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise ValueError(f"images must be (batch, 1 or 3 channels, height, width), got {tuple(images.shape)}")
+    precision = torch.float32 if images.device.type == "mps" else torch.float64
+    if images.dtype == torch.uint8:
+        return images.to(precision)
+    if not images.is_floating_point():
+        raise TypeError(f"images must be uint8 or floating point in [0, 1], got {images.dtype}")
+    levels = images.to(precision)
+    levels = torch.where(levels.isfinite(), levels.clamp(0, 1) * PEAK, math.nan)
+    return _round_half_up(levels) if quantize else levels
+
+
+def rgb_to_y(levels: Tensor, *, y_range: LumaRange = "studio", round_y: bool = False) -> Tensor:
+    """Luma of ITU-R BT.601 from RGB levels: "studio" in 16..235 (MATLAB's rgb2ycbcr), "full" in 0..255 (OpenCV's).
+
+    One channel is returned as it is, as the published scripts do. `round_y` is what MATLAB does to uint8 images.
+    """
+    luma = levels
+    if levels.shape[1] == 3:
+        red, green, blue = levels.unbind(dim=1)
+        # Integer coefficients: sums of whole levels are exact, so that halves round as in integer arithmetic.
+        if y_range == "studio":
+            luma = (65481 * red + 128553 * green + 24966 * blue) / 255000 + 16
+        else:
+            luma = (299 * red + 587 * green + 114 * blue) / 1000
+        luma = luma.unsqueeze(1)
+    return _round_half_up(luma) if round_y else luma
+
+
+def _prepare(
+    pred: Images,
+    target: Images,
+    channel: Channel,
+    y_range: LumaRange,
+    round_y: bool,
+    quantize: bool,
+    crop_border: int,
+) -> tuple[Tensor, Tensor]:
+    """The levels that are compared: validated, quantised, turned to Y, cropped, in this order."""
+    if pred.shape != target.shape:
+        raise ValueError(f"images must have the same shape, got {tuple(pred.shape)} and {tuple(target.shape)}")
+
+    def prepare(images: Images) -> Tensor:
+        levels = to_levels(images, quantize=quantize)
+        if channel == "y":
+            levels = rgb_to_y(levels, y_range=y_range, round_y=round_y)
+        height, width = levels.shape[-2:]
+        return levels[..., crop_border : max(height - crop_border, 0), crop_border : max(width - crop_border, 0)]
+
+    return prepare(pred), prepare(target)
+
+
+def _ssim_map(x: Tensor, y: Tensor, taps: list[float], covariance: Covariance) -> Tensor:
+    mean_x, mean_y = _local_mean(x, taps), _local_mean(y, taps)
+    product = mean_x * mean_y
+    squares = mean_x.square_().add_(mean_y.square_())
+    # The two variances are needed as a sum only, so one blur serves both.
+    variances = _local_mean(x.square().addcmul_(y, y), taps).sub_(squares)
+    twice_covariance = _local_mean(x * y, taps).sub_(product).mul_(2)
+    if covariance == "sample":
+        num_samples = len(taps) ** 2
+        variances *= num_samples / (num_samples - 1)
+        twice_covariance *= num_samples / (num_samples - 1)
+    numerator = product.mul_(2).add_(C1).mul_(twice_covariance.add_(C2))
+    return numerator.div_(squares.add_(C1).mul_(variances.add_(C2)))
+
+
+def _local_mean(images: Tensor, taps: list[float]) -> Tensor:
+    """Weighted mean over a square window at every place where it fits, (..., H - n + 1, W - n + 1) for n taps.
+
+    Shifted additions instead of a convolution: many times faster in float64 on a CPU, and no TF32 on a GPU.
+    """
+    for axis in (-2, -1):
+        length = images.shape[axis] - len(taps) + 1
+        total = images.narrow(axis, 0, length) * taps[0]
+        for offset, tap in enumerate(taps[1:], start=1):
+            total.add_(images.narrow(axis, offset, length), alpha=tap)
+        images = total
+    return images
+
+
+def _pool(images: Tensor) -> Tensor:
+    height, width = images.shape[-2:]
+    factor = max(1, round(min(height, width) / 256))
+    return F.adaptive_avg_pool2d(images, (height // factor, width // factor))
+
+
+def _round_half_up(values: Tensor) -> Tensor:
+    return (values + 0.5).floor()

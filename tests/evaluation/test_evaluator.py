@@ -1,0 +1,111 @@
+"""What is scored: every image, rounded to 8 bits, with its input, in and out of memory alike."""
+
+import math
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from restore_diff.data.images import read_rgb_uint8, write_image
+from restore_diff.evaluation.evaluator import Evaluator
+from restore_diff.evaluation.scoring import INPUT, Scorer, quantize
+from restore_diff.metrics.perceptual import LPIPS
+from restore_diff.metrics.protocols import PROTOCOLS
+
+ALL = tuple(PROTOCOLS)
+LAYERS = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
+
+
+def smooth(degraded, names, seed):
+    """A restorer: blurs, and depends on the name and the seed."""
+    offset = 0.002 * seed + 0.001 * len(names[0])
+    return torch.nn.functional.avg_pool2d(degraded, 3, 1, 1, count_include_pad=False) + offset
+
+
+@pytest.fixture(scope="module")
+def lpips(tmp_path_factory) -> LPIPS:
+    generator = torch.Generator().manual_seed(0)
+    trunk = {}
+    for layer, (outputs, inputs, side) in LAYERS.items():
+        trunk[f"features.{layer}.weight"] = torch.randn(outputs, inputs, side, side, generator=generator) / 30
+        trunk[f"features.{layer}.bias"] = torch.zeros(outputs)
+    path = tmp_path_factory.mktemp("weights") / "alex.safetensors"
+    save_file(trunk, path)
+    return LPIPS("alex", path)
+
+
+def test_every_image_and_seed_has_a_row_with_its_own_scores_and_its_inputs(pairs):
+    rows = Evaluator(smooth, Scorer(("rgb", "y_matlab"))).evaluate(pairs, seeds=(0, 7))
+    assert [(row.name, row.seed) for row in rows] == [(pair.name, seed) for pair in pairs for seed in (0, 7)]
+    assert (rows[0].width, rows[0].height) == (24, 20)
+    for row, pair in zip(rows[1::2], pairs, strict=True):
+        clean, degraded = quantize(pair.clean[None]), quantize(pair.degraded[None])
+        restored = quantize(smooth(pair.degraded[None], [pair.name], 7))
+        for name in ("rgb", "y_matlab"):
+            assert row.scores[f"psnr_{name}"] == PROTOCOLS[name].psnr(restored, clean).item()
+            assert row.scores[f"ssim_{name}"] == PROTOCOLS[name].ssim(restored, clean).item()
+            assert row.scores[f"psnr_{name}{INPUT}"] == PROTOCOLS[name].psnr(degraded, clean).item()
+            assert row.scores[f"ssim_{name}{INPUT}"] == PROTOCOLS[name].ssim(degraded, clean).item()
+        assert row.scores["psnr_rgb"] > row.scores["psnr_rgb_input"] + 3
+        assert row.seconds > 0 and row.flags == ()
+    assert rows[0].scores["psnr_rgb"] != rows[1].scores["psnr_rgb"]
+    assert rows[0].scores["psnr_rgb_input"] == rows[1].scores["psnr_rgb_input"]
+
+
+def test_scoring_in_memory_is_scoring_the_saved_png(pairs, lpips, tmp_path):
+    saved = {}
+
+    def save(row, restored):
+        path = tmp_path / row.name.replace("/", "-")
+        write_image(path.with_suffix(".png"), restored)
+        saved[row.name] = path.with_suffix(".png")
+
+    pairs = [pair._replace(clean=pair.clean.repeat(1, 2, 3), degraded=pair.degraded.repeat(1, 2, 3)) for pair in pairs]
+    rows = Evaluator(smooth, Scorer(ALL, lpips)).evaluate(pairs, on_image=save)
+    scorer = Scorer(ALL, lpips)
+    for row, pair in zip(rows, pairs, strict=True):
+        rescored = scorer(read_rgb_uint8(saved[row.name]), quantize(pair.clean[None])[0])
+        assert rescored == {column: row.scores[column] for column in rescored}
+        assert set(rescored) | {column + INPUT for column in rescored} == set(row.scores)
+        assert len(rescored) == 2 * len(ALL) + 1 and all(map(math.isfinite, rescored.values()))
+
+
+def test_the_image_handed_on_is_the_restored_one_on_8_bit_levels(pairs):
+    handed = []
+    Evaluator(smooth, Scorer(("rgb",))).evaluate(pairs[:1], on_image=lambda row, restored: handed.append(restored))
+    restored = smooth(pairs[0].degraded[None], [pairs[0].name], 0)[0].clamp(0, 1)
+    assert (handed[0] - restored).abs().max() <= 0.5 / 255 + 1e-6
+    assert ((handed[0] * 255) - (handed[0] * 255).round()).abs().max() < 1e-4
+
+
+def test_an_image_that_is_not_finite_scores_nan_and_the_others_go_on(pairs):
+    def broken(degraded, names, seed):
+        if names == ["c"]:
+            raise FloatingPointError("restoring gave values that are not finite")
+        restored = smooth(degraded, names, seed)
+        restored[..., 3, 3] = math.nan if names == ["d"] else 0.5
+        return restored
+
+    rows = {row.name: row for row in Evaluator(broken, Scorer(("rgb",))).evaluate(pairs)}
+    for name in ("c", "d"):
+        assert rows[name].flags == ("nonfinite",)
+        assert math.isnan(rows[name].scores["psnr_rgb"]) and math.isnan(rows[name].scores["ssim_rgb"])
+        assert math.isfinite(rows[name].scores["psnr_rgb_input"])
+    assert math.isfinite(rows["b"].scores["psnr_rgb"]) and rows["b"].flags == ()
+
+
+def test_identical_and_tiny_images_are_flagged(pairs):
+    tiny = pairs[0]._replace(clean=pairs[0].clean[:, :10], degraded=pairs[0].degraded[:, :10], name="tiny")
+    clean = {pair.name: pair.clean[None] for pair in (*pairs, tiny)}
+    rows = Evaluator(lambda degraded, names, seed: clean[names[0]], Scorer(("rgb",))).evaluate([pairs[0], tiny])
+    assert [row.flags for row in rows] == [("identical",), ("identical", "small")]
+    assert rows[0].scores["psnr_rgb"] == math.inf and rows[0].scores["ssim_rgb"] == 1
+    assert math.isnan(rows[1].scores["ssim_rgb"])
+
+
+def test_grey_pixels_outside_the_range_are_clamped_as_a_file_would(tmp_path):
+    levels = quantize(torch.tensor([-1.0, 0.5 / 255, 2.0, math.nan]).reshape(1, 1, 1, 4))
+    assert levels.flatten().tolist() == [0, 1, 255, 0]
+    Image.fromarray(levels[0, 0].numpy()).save(tmp_path / "levels.png")
+    assert torch.equal(read_rgb_uint8(tmp_path / "levels.png")[:1], levels[0])
