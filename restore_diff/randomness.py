@@ -6,7 +6,7 @@ import torch
 
 
 def mix(seed: int, *address: int | str) -> int:
-    """Hash a seed and an address, e.g. `mix(seed, "augment", 17)`, to 63 bits. Unlike a sum, near addresses are unrelated."""
+    """Hash a seed and an address, e.g. `mix(seed, "augment", 17)`, to 63 bits; near addresses become unrelated."""
     text = "\x1f".join([str(seed), *(f"{type(part).__name__}:{part}" for part in address)])
     digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1

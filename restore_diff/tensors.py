@@ -5,7 +5,7 @@ from typing import TypeAlias
 from torch import Tensor
 
 Images: TypeAlias = Tensor
-"""(batch, channels, height, width), floating point. In [0, 1] everywhere public, in [-1, 1] for diffusion and models."""
+"""(batch, channels, height, width), floating point; in [0, 1] everywhere public, in [-1, 1] in diffusion and models."""
 
 Timesteps: TypeAlias = Tensor
 """(batch,), int64, in 0 .. num_timesteps - 1; larger is noisier."""

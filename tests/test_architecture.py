@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "restore_diff"
-LEAVES = {"tensors", "schema", "randomness"}
+LEAVES = {"tensors", "schema", "randomness", "files", "provenance"}
 MAY_IMPORT = {
     "tensors": set(),
     "schema": set(),
     "randomness": set(),
+    "files": set(),
+    "provenance": set(),
     "config_source": set(),
     "diffusion": LEAVES,
     "models": LEAVES,

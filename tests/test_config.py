@@ -82,7 +82,8 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
 
 def test_scalars_keep_their_type(tmp_path):
     assert load_config([], ["training.learning_rate=1e-4"]).training.learning_rate == 1e-4
-    assert load_config([], ["model.channel_multipliers=[1,2]"]).model.channel_multipliers == (1, 2)
+    config = load_config([], ["model.channel_multipliers=[1,2]", "model.attention_levels=[]"])
+    assert config.model.channel_multipliers == (1, 2)
     for wrong in ("training.batch_size=1.5", "training.batch_size='12'", "training.compile=1", "seed=true"):
         assert len(problems([], wrong)) == 1
 
@@ -93,7 +94,7 @@ def test_scalars_keep_their_type(tmp_path):
         (["data.crop_size_px=60", "model.channel_multipliers=[1,2,3,4]"], "data.crop_size_px"),
         (["tiling.tile_size_px=64", "tiling.tile_overlap_px=64"], "tiling.tile_overlap_px"),
         (["model.channel_multipliers=[1,2]", "model.attention_levels=[2]"], "model.attention_levels"),
-        (["diffusion.snr_min=6.0"], "diffusion.snr_min"),
+        (["diffusion.snr_min=6.0"], "diffusion"),
         (["model.condition_channels=0", "diffusion.prediction=residual"], "diffusion.prediction"),
         (["training.batch_size=4", "training.num_micro_batches=3"], "training.num_micro_batches"),
         (["sampler.num_steps=2000"], "sampler.num_steps"),

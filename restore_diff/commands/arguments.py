@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from restore_diff.commands.console import printable
+from restore_diff.files import printable
 
 DTYPES = {
     "auto": "auto",

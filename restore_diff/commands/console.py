@@ -8,10 +8,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-
-def printable(text: object) -> str:
-    """The text with control characters, and bytes that are no UTF-8, escaped as in Python's source."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+from restore_diff.files import printable
 
 
 def say(*lines: object, to: TextIO | None = None) -> None:

@@ -13,6 +13,7 @@ from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
 from restore_diff.data import png
+from restore_diff.files import printable
 
 MAX_PIXELS = 200_000_000
 """A larger picture is refused unless the caller allows it: a file of a few kB can claim any size."""
@@ -58,11 +59,6 @@ def read_size(path: Path) -> tuple[int, int]:
         getexif = Image.Image.getexif if is_early else type(image).getexif  # that of a PNG decodes the pixels
         turned = image.format != "TIFF" and _exif(image, getexif)[0] >= 5  # Pillow turns TIFF itself
     return (width, height) if turned else (height, width)
-
-
-def printable(path: Path) -> str:
-    """The path on one line, whatever bytes its name holds."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(path))
 
 
 @contextmanager

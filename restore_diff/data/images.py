@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from restore_diff.data import png
-from restore_diff.data.decoding import MAX_PIXELS, ImageError, decode, printable
+from restore_diff.data.decoding import MAX_PIXELS, ImageError, decode
+from restore_diff.files import printable, replace_atomically
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 """Names that promise an image which can be read."""
@@ -116,7 +117,7 @@ def write_image(path: Path, pixels: Tensor, like: RasterImage | None = None, qua
         content = _encode(samples, kind, is_deep, quality, like.exif, icc_profile)
     except Exception as error:  # encoders raise anything, for instance on a size that the format cannot hold
         raise ImageError(f"{printable(path)}: cannot be written as {kind} ({error})") from error
-    _replace(path, content)
+    replace_atomically(path, content)
 
 
 def _quantize(pixels: Tensor, alpha: Tensor | None, grey: bool, levels: int) -> Tensor:
@@ -141,19 +142,3 @@ def _encode(samples: Tensor, kind: str, is_deep: bool, quality: int, exif: bytes
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside the file, then rename: a reader finds the old file or the new one, never half of one."""
-    # The name depends on the target alone, so that what a killed run left behind is used again and goes away.
-    temporary = path.with_name(f".{blake2b(os.fsencode(path.name), digest_size=12).hexdigest()}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

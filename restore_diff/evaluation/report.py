@@ -4,22 +4,18 @@ import csv
 import dataclasses
 import io
 import json
-import os
-import platform
-import subprocess
 import sys
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import restore_diff
 from restore_diff.evaluation.scoring import Row
 from restore_diff.evaluation.summary import Statistics, summarise
+from restore_diff.files import replace_atomically
 from restore_diff.metrics.perceptual import LPIPS, MetricUnavailable
 from restore_diff.metrics.protocols import PROTOCOLS, Protocol
+from restore_diff.provenance import environment
 
 LEADING = ("name", "width", "height", "seed")
 TRAILING = ("seconds", "flags")
@@ -59,8 +55,9 @@ class Report:
     def write(self, folder: Path) -> None:
         """Write per_image.csv and summary.json to a folder, which is made; each replaces what was there at once."""
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / "per_image.csv", per_image_csv(self.rows))
-        _replace(folder / "summary.json", json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n")
+        replace_atomically(folder / "per_image.csv", per_image_csv(self.rows).encode("utf-8", "surrogateescape"))
+        text = json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n"
+        replace_atomically(folder / "summary.json", text.encode())
 
     def as_dict(self) -> dict[str, Any]:
         """What summary.json holds: strict JSON, without NaN or infinities."""
@@ -73,7 +70,7 @@ class Report:
             "summary": {column: dataclasses.asdict(statistics) for column, statistics in self.summary.items()},
             "lpips": _lpips_status(self.lpips),
             "flagged": [{"name": r.name, "seed": r.seed, "flags": r.flags} for r in self.rows if r.flags],
-            "environment": environment(),
+            "environment": environment() | {"argv": sys.argv},
         }
 
 
@@ -104,20 +101,6 @@ def read_per_image_csv(path: Path) -> list[Row]:
             raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
 
 
-def environment() -> dict[str, Any]:
-    """What numbers depend on besides the images: versions, machine, commit, command line."""
-    return {
-        "restore_diff": restore_diff.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "platform": platform.platform(),
-        "git": _git_commit(),
-        "argv": sys.argv,
-    }
-
-
 def _row(cells: dict[str, str], scores: list[str]) -> Row:
     return Row(
         name=cells["name"],
@@ -134,25 +117,3 @@ def _lpips_status(lpips: LPIPS | MetricUnavailable | None) -> dict[str, Any]:
     if isinstance(lpips, LPIPS):
         return {"status": "computed", "net": lpips.net, "version": lpips.version, "sha256": lpips.sha256}
     return {"status": "off"} if lpips is None else {"status": "unavailable", "reason": str(lpips)}
-
-
-def _git_commit() -> str | None:
-    """The commit of the source tree that this runs from; None where it was installed, or git is not there."""
-    root = Path(restore_diff.__file__).parents[1]
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write beside the file, then rename: a reader finds the old contents or the new ones, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

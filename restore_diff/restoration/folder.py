@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from restore_diff.data.images import RasterImage, printable, read_image, write_image
+from restore_diff.data.images import RasterImage, read_image, write_image
+from restore_diff.files import printable
 from restore_diff.restoration.job_plan import Job
 from restore_diff.tensors import Images
 

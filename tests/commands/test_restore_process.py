@@ -11,8 +11,8 @@ from PIL import Image
 
 from restore_diff import build
 from restore_diff.commands import restore
-from restore_diff.commands.console import printable
 from restore_diff.diffusion.samplers import SAMPLERS
+from restore_diff.files import printable
 
 ROOT = Path(__file__).resolve().parents[2]
 

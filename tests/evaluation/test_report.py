@@ -85,7 +85,7 @@ def test_the_json_is_strict_and_holds_what_a_number_depends_on(row, tmp_path, mo
         {"name": "a", "seed": 0, "flags": ["identical"]},
         {"name": "b", "seed": 0, "flags": ["nonfinite"]},
     ]
-    assert {"torch", "python", "platform", "git", "argv"} <= set(summary["environment"])
+    assert {"versions", "platform", "git_commit", "argv"} <= set(summary["environment"])
     assert summary["environment"]["argv"] == ["test.py", "--ckpt", "x"]
 
 

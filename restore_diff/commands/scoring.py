@@ -1,0 +1,110 @@
+"""What train.py and test.py share: score a test set, write the files, print the table."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torchvision.transforms.functional import center_crop
+from torchvision.utils import make_grid
+from tqdm import tqdm
+
+from restore_diff import build
+from restore_diff.commands.console import say
+from restore_diff.config import ExperimentConfig
+from restore_diff.data.images import write_image
+from restore_diff.data.pairs import PairList
+from restore_diff.evaluation.evaluator import Evaluator, PairDataset
+from restore_diff.evaluation.panels import choose_examples, draw_panel
+from restore_diff.evaluation.report import Report
+from restore_diff.evaluation.scoring import Row
+from restore_diff.evaluation.summary import summarise
+from restore_diff.evaluation.tables import console_table, latex_row, markdown_table
+from restore_diff.restoration.restorer import Restorer
+from restore_diff.training.run_log import RunLog
+
+NUM_PANEL_ROWS = 4
+PANEL_PX = 256
+PICTURE = "before_after.png"
+
+
+class Choice(NamedTuple):
+    """How a test set is scored, beyond what the config says."""
+
+    metrics: Sequence[str] = ("psnr", "ssim", "lpips")
+    seeds: Sequence[int] = (0,)
+    limit: int | None = None
+    save_images: bool = False
+    lpips_weights: Path | None = None
+    download: bool = False
+    quiet: bool = False
+
+
+def score_test_set(
+    config: ExperimentConfig, restorer: Restorer, pairs: PairList, folder: Path, choice: Choice
+) -> Report:
+    """Restore and score every pair; per_image.csv, summary.json, tables and a picture go to `folder`."""
+    dataset: PairDataset = build.images(config, pairs)
+    if choice.limit is not None:
+        dataset = [dataset[index] for index in range(min(choice.limit, len(dataset)))]
+    protocols = build.protocols(config, pairs.protocols)
+    lpips = build.lpips(config, choice.lpips_weights, choice.download)
+    evaluator = Evaluator(restorer.restore, build.scorer(protocols, lpips, choice.metrics), restorer.device)
+
+    total = len(dataset) * len(choice.seeds)
+    with tqdm(total=total, unit="image", desc=pairs.name, disable=choice.quiet or None) as bar:
+
+        def on_image(row: Row, restored: Tensor) -> None:
+            if choice.save_images:
+                seed = f"_seed{row.seed}" if len(choice.seeds) > 1 else ""
+                write_image(folder / "images" / f"{row.name}{seed}.png", restored)
+            bar.update()
+
+        rows = evaluator.evaluate(dataset, choice.seeds, on_image)
+    report = Report(pairs.name, rows, protocols, lpips)
+    write_report(report, folder)
+    if examples := choose_examples(rows, f"{choice.metrics[0]}_{protocols[0]}"):
+        draw_panel(folder / PICTURE, examples, dataset, evaluator.restored)
+    return report
+
+
+def write_report(report: Report, folder: Path) -> None:
+    """per_image.csv, summary.json, and the table for Markdown and LaTeX."""
+    report.write(folder)
+    (folder / "table.md").write_text(markdown_table(report) + "\n", encoding="utf-8")
+    (folder / "table.tex").write_text(latex_row(report) + "\n", encoding="utf-8")
+
+
+def tell(report: Report, folder: Path) -> None:
+    """Print the table, and where everything is."""
+    say(*console_table(report).splitlines(), f"wrote {folder}/: per_image.csv, summary.json, table.md, table.tex")
+    if (folder / PICTURE).exists():
+        say(f"picture {folder / PICTURE}: degraded | restored | clean | error")
+
+
+def validation(
+    config: ExperimentConfig, restorer: Restorer, pairs: PairList, log: RunLog
+) -> Callable[[nn.Module, int], dict[str, float]]:
+    """Scores of the held-out pairs by the path of test.py, and a fixed panel of the first of them in the log.
+
+    `restorer` must hold the model that is trained.
+    """
+    evaluator = Evaluator(restorer.restore, build.scorer(("rgb",), None), restorer.device)
+    dataset = build.images(config, pairs)
+
+    def validate(_: nn.Module, step: int) -> dict[str, float]:
+        pictures: list[Tensor] = []
+        rows = evaluator.evaluate(dataset, on_image=lambda row, restored: pictures.append(restored))
+        log.image(step, _panel(dataset, pictures[:NUM_PANEL_ROWS]))
+        summary = summarise(rows)
+        return {name: summary[f"{name}_rgb"].mean or math.nan for name in ("psnr", "ssim")}
+
+    return validate
+
+
+def _panel(dataset: PairDataset, restored: Sequence[Tensor]) -> Tensor:
+    """degraded | restored | clean of the first images, cut to the middle of one size."""
+    rows = [(dataset[index].degraded, image, dataset[index].clean) for index, image in enumerate(restored)]
+    size = [min(PANEL_PX, *(row[0].shape[axis] for row in rows)) for axis in (1, 2)]
+    return make_grid([center_crop(image, size) for row in rows for image in row], nrow=3, padding=4, pad_value=1.0)

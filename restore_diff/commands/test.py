@@ -1,0 +1,104 @@
+"""python test.py: trained weights and a test set go in, a table with the metric conventions by name comes out."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from restore_diff.commands.arguments import count, device, dtype, hyphenated, path, tile
+from restore_diff.commands.console import logging_to_console, say
+
+OK, BAD_USAGE, SOME_FAILED, INTERRUPTED = 0, 2, 3, 130
+METRICS = ("psnr", "ssim", "lpips")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; see the exit codes in its help. Raises SystemExit for --help and malformed arguments."""
+    args = _parse(hyphenated(sys.argv[1:] if argv is None else argv))
+    from restore_diff.commands.errors import USER_ERRORS
+    from restore_diff.commands.test_run import compare_files, score_finished, score_model
+
+    try:
+        with logging_to_console():
+            if args.compare:
+                return compare_files(*args.compare)
+            return score_finished(args) if args.pred else score_model(args)
+    except USER_ERRORS as error:
+        say(*(f"test.py: {line}" for line in str(error).splitlines()), to=sys.stderr)
+        return BAD_USAGE
+    except KeyboardInterrupt:
+        say("interrupted", to=sys.stderr)
+        return INTERRUPTED
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="test.py",
+        description="Score trained weights on a test set; without arguments, the newest run on its own test set.",
+        epilog="exit codes: 0 done, 2 bad usage, data or checkpoint, 3 some images gave values that are not finite, "
+        "130 interrupted",
+        allow_abbrev=False,
+    )
+    what = parser.add_argument_group("what is scored")
+    what.add_argument(
+        "--ckpt", type=path, metavar="PATH", help="checkpoint, weights or run folder (default: newest run)"
+    )
+    what.add_argument(
+        "--data",
+        action="append",
+        metavar="SET",
+        help="INPUT:TARGET folders, a folder with both, or a card; may be given again (default: the run's test set)",
+    )
+    what.add_argument("--limit", type=count(1), metavar="N", help="only the first N images")
+    what.add_argument("--pred", type=path, metavar="FOLDER", help="score finished images against --target, no model")
+    what.add_argument("--target", type=path, metavar="FOLDER", help="the clean images for --pred")
+    what.add_argument("--allow-jpeg", action="store_true", help="score JPEG files of --pred all the same")
+    what.add_argument(
+        "--compare",
+        nargs=2,
+        type=path,
+        metavar="CSV",
+        help="paired difference of two per_image.csv, second minus first",
+    )
+
+    metrics = parser.add_argument_group("metrics")
+    metrics.add_argument(
+        "--metrics", type=_choices(METRICS), default=METRICS, metavar="NAMES", help="of psnr,ssim,lpips (default: all)"
+    )
+    metrics.add_argument(
+        "--protocol", type=_names, default=(), metavar="NAMES", help="conventions, or all (default: rgb and the card's)"
+    )
+    metrics.add_argument("--lpips", choices=("alex", "vgg"), help="trunk of LPIPS (default: as the config says, alex)")
+    metrics.add_argument("--lpips-weights", type=path, metavar="FILE", help="ImageNet weights of the trunk")
+    metrics.add_argument("--download", action="store_true", help="fetch missing weights of the trunk, hash checked")
+
+    how = parser.add_argument_group("how it is restored (default: as the checkpoint's config says)")
+    how.add_argument("--steps", type=count(1), metavar="N", help="network calls per image")
+    how.add_argument("--seeds", type=count(1), default=1, metavar="N", help="samples per image; scores are averaged")
+    how.add_argument("--tile", type=tile, default="auto", metavar="auto|0|N", help="side of a tile in px, 0: no tiles")
+    how.add_argument("--tile-overlap", type=count(0), metavar="N", help="overlap of tiles in px")
+    how.add_argument("--device", type=device, default="auto", metavar="auto|cpu|cuda[:N]|mps")
+    how.add_argument("--dtype", type=dtype, default="auto", metavar="auto|float32|bfloat16|float16")
+
+    files = parser.add_argument_group("files")
+    files.add_argument(
+        "--out", type=path, metavar="FOLDER", help="where reports go (default: test/ in the run's folder)"
+    )
+    files.add_argument("--save-images", action="store_true", help="also write each restored image")
+    args = parser.parse_args(argv)
+    if (args.pred is None) != (args.target is None):
+        parser.error("--pred and --target belong together")
+    return args
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name)
+
+
+def _choices(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
+    def parse(text: str) -> tuple[str, ...]:
+        names = _names(text)
+        if not names or not set(names) <= set(known):
+            raise argparse.ArgumentTypeError(f"must be some of {','.join(known)}, got {text}")
+        return names
+
+    return parse

@@ -1,0 +1,68 @@
+"""May this config go on from that checkpoint?"""
+
+import json
+from typing import Any
+
+HARMLESS = (
+    "name",
+    "data.root",
+    "data.num_workers",
+    "data.cache_mib",
+    "training.num_steps",
+    "training.compile",
+    "training.num_micro_batches",
+    "training.log_every_steps",
+    "training.validate_every_steps",
+    "training.save_every_steps",
+    "training.num_checkpoints_kept",
+    "sampler",
+    "tiling",
+    "evaluation",
+)
+"""Keys, or whole sections, that change speed, length or reports, but not what a training step does beyond rounding.
+
+`training.num_steps` stretches a cosine rate, which then follows the new length from the resumed step on: allowed,
+because to train longer is what people ask for, and said aloud.
+"""
+
+
+class ConfigChanged(ValueError):
+    """The config would make another experiment of a run that has begun."""
+
+
+def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Dotted keys whose values differ, e.g. `model.base_channels`, also those that only one of the two has."""
+    before, after = _flat(json.loads(json.dumps(old))), _flat(json.loads(json.dumps(new)))
+    absent = object()
+    return sorted(key for key in before | after if before.get(key, absent) != after.get(key, absent))
+
+
+def refused_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The changed keys that are not harmless."""
+    return [key for key in changed_keys(old, new) if not any(key == h or key.startswith(f"{h}.") for h in HARMLESS)]
+
+
+def describe_changes(keys: list[str], old: dict[str, Any], new: dict[str, Any]) -> str:
+    """`model.base_channels 64 -> 96, seed 0 -> 1`."""
+    before, after = _flat(old), _flat(new)
+    return ", ".join(f"{key} {before.get(key, 'absent')} -> {after.get(key, 'absent')}" for key in keys)
+
+
+def require_same_experiment(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """Raise ConfigChanged where `new` may not continue `old`; otherwise describe the harmless changes, "" for none."""
+    refused = refused_keys(old, new)
+    if refused:
+        changes = describe_changes(refused, old, new)
+        raise ConfigChanged(f"this run was started with another config: {changes}. Start anew with --fresh")
+    changed = changed_keys(old, new)
+    text = describe_changes(changed, old, new)
+    if "training.num_steps" in changed and new.get("training", {}).get("learning_rate_decay") == "cosine":
+        text += "; the cosine rate follows the new length from here on"
+    return text
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,39 @@
+"""What a training step costs, measured before the run without changing anything of it."""
+
+import resource
+import sys
+import time
+from statistics import median
+from typing import NamedTuple
+
+import torch
+
+from restore_diff.training.optimisation import Optimisation, TrainingBatch
+
+
+class Cost(NamedTuple):
+    seconds_per_step: float
+    memory_bytes: int
+    """The most that was in use: on an accelerator, of its memory; on the CPU, of this process."""
+
+
+def measure_cost(optimisation: Optimisation, batches: list[TrainingBatch], num_repeats: int = 3) -> Cost:
+    """Compute the gradients of one step's micro `batches`, `num_repeats` times after a warm-up, and drop them."""
+    device = optimisation.device
+    seconds = []
+    for _ in range(num_repeats + 1):
+        started = time.perf_counter()
+        for batch in batches:
+            optimisation.loss(0, batch).backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - started)
+        optimisation.optimizer.zero_grad(set_to_none=True)
+    return Cost(median(seconds[1:]), _peak_memory(device))
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

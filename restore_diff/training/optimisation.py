@@ -1,0 +1,122 @@
+"""One optimizer step after the other: batch -> loss -> backward -> clip -> step -> ema."""
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import AdamW
+
+from restore_diff.diffusion.gaussian import GaussianDiffusion, draw_noise, draw_timesteps
+from restore_diff.randomness import mix
+from restore_diff.tensors import Images, Timesteps, to_model_range
+from restore_diff.training.config import TrainingConfig
+from restore_diff.training.ema import ExponentialMovingAverage
+from restore_diff.training.watch import FiniteGuard, Meter
+
+AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class TrainingBatch(Protocol):
+    """The part of a global batch that is computed at once, on the CPU, in [0, 1]."""
+
+    @property
+    def clean(self) -> Images: ...
+    @property
+    def degraded(self) -> Images: ...
+    @property
+    def positions(self) -> list[int]:
+        """Of each sample in the whole run: step * batch_size + place in the global batch; consecutive."""
+        ...
+
+    @property
+    def names(self) -> list[str]: ...
+
+
+def learning_rate(config: TrainingConfig, num_steps_done: int) -> float:
+    """Rate of the next update: a linear warm-up, then constant, or half a cosine to 0 (Loshchilov & Hutter, 2017)."""
+    if num_steps_done < config.warmup_steps:
+        return config.learning_rate * (num_steps_done + 1) / config.warmup_steps
+    if config.learning_rate_decay == "constant":
+        return config.learning_rate
+    progress = (num_steps_done - config.warmup_steps) / (config.num_steps - config.warmup_steps)
+    return config.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+
+
+class Optimisation:
+    """A network on its device with its optimizer, averaged weights and loss scale. No step waits for the device.
+
+    A step is a function of (weights, seed, number of steps done, images) alone: noise levels and noise are drawn by
+    sample position, dropout by step, the rate follows from the step.
+    """
+
+    def __init__(
+        self, model: nn.Module, diffusion: GaussianDiffusion, config: TrainingConfig, seed: int, device: torch.device
+    ):
+        self._memory_format = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        self.model = model.to(device, memory_format=self._memory_format).train()  # type: ignore[call-overload]
+        self.ema = ExponentialMovingAverage(model, config.ema_decay)
+        self.optimizer = AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.scaler = GradScaler(device.type, enabled=config.precision == "float16")
+        self.guard = FiniteGuard(device, overflow_is_ordinary=self.scaler.is_enabled())
+        self.meter = Meter(device)
+        self._network = torch.compile(model) if config.compile else model
+        self._diffusion, self._config, self._seed, self.device = diffusion, config, seed, device
+
+    def advance(self, num_steps_done: int, batches: Iterator[TrainingBatch]) -> list[TrainingBatch]:
+        """Do one optimizer step on the next `num_micro_batches` batches, and return these."""
+        torch.manual_seed(mix(self._seed, "dropout", num_steps_done))
+        self.optimizer.zero_grad(set_to_none=True)
+        used: list[TrainingBatch] = []
+        loss = torch.zeros((), device=self.device)
+        for _ in range(self._config.num_micro_batches):
+            used.append(next(batches))
+            part = self.loss(num_steps_done, used[-1])
+            self.scaler.scale(part).backward()
+            loss += part.detach()
+
+        self.scaler.unscale_(self.optimizer)
+        gradient_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._config.max_gradient_norm)
+        skip = self.guard.skip(num_steps_done + 1, loss, gradient_norm)
+        self._update(num_steps_done, skip)
+        self.ema.update(num_steps_done + 1)
+        self.meter.add(loss, gradient_norm, skip)
+        return used
+
+    def loss(self, num_steps_done: int, batch: TrainingBatch) -> Tensor:
+        """The part of the global batch's mean loss that comes from these samples."""
+        clean, degraded = self._on_device(batch.clean), self._on_device(batch.degraded)
+        total = self._config.batch_size
+        first, num = batch.positions[0] - num_steps_done * total, len(batch.positions)
+        assert 0 <= first <= total - num, f"sample {batch.positions[0]} is not of step {num_steps_done}"
+        kind, num_timesteps = self._diffusion.config.timesteps, self._diffusion.schedule.num_timesteps
+        t = draw_timesteps(kind, first, num, total, num_timesteps, self._seed, num_steps_done)
+        epsilon = draw_noise(clean, batch.positions, self._seed)
+        t = t.to(self.device, non_blocking=True)
+        return self._diffusion.loss(self._predict, clean, degraded, t, epsilon).sum() / total
+
+    def _predict(self, x_t: Images, t: Timesteps, degraded: Images | None) -> Images:
+        with self._autocast():
+            return self._network(x_t, t, degraded).float()
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self._config.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, AUTOCAST[self._config.precision])
+
+    def _update(self, num_steps_done: int, skip: Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self._config, num_steps_done)
+        # The fused kernel leaves parameters, moments and its own step count alone where found_inf is 1.
+        self.optimizer.found_inf = skip  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.scaler.update()
+
+    def _on_device(self, images: Images) -> Images:
+        images = images.to(self.device, non_blocking=True, memory_format=self._memory_format)
+        return to_model_range(images)

@@ -1,0 +1,87 @@
+"""Weights for others: one safetensors file with the config in its metadata; and the averaged weights of a run."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+from pydantic import Field, TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from restore_diff.files import replace_atomically
+from restore_diff.schema import settings
+from restore_diff.training.checkpoint import on_cpu, read_tensors, require_finite
+from restore_diff.training.checkpoint_folder import best_checkpoint, newest_valid
+from restore_diff.training.checkpoint_state import MAX_STATE_BYTES, STATE, read_state
+
+METADATA_KEY = "restore_diff"
+
+
+class WeightsError(ValueError):
+    """A path does not lead to weights of this project."""
+
+
+class Weights(NamedTuple):
+    tensors: dict[str, Tensor]
+    """By the names of the model's state_dict."""
+    config: dict[str, Any]
+    """Of the experiment that trained them."""
+    step: int
+    """Optimizer steps done."""
+
+
+@settings
+class Metadata:
+    config: dict[str, Any]
+    step: int = Field(ge=0)
+
+
+def save_weights(path: Path, model_state: dict[str, Tensor], config: dict[str, Any], step: int) -> None:
+    """Write one safetensors file, whole or not at all."""
+    require_finite(model_state)
+    # Loaders of other projects look for "format": "pt".
+    metadata = {"format": "pt", METADATA_KEY: json.dumps({"config": config, "step": step}, allow_nan=False)}
+    replace_atomically(path, safetensors.torch.save(on_cpu(model_state), metadata))
+
+
+def load_weights(path: Path) -> Weights:
+    """Read what `save_weights` wrote. Raises WeightsError, naming the path."""
+    try:
+        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+            text = (file.metadata() or {}).get(METADATA_KEY, "")
+            if not 0 < len(text) <= MAX_STATE_BYTES:
+                raise WeightsError(f"{path}: its metadata holds no config of this project")
+            metadata = TypeAdapter(Metadata).validate_json(text)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        require_finite(tensors)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path}: not a safetensors file ({error}); pickles are never opened") from error
+    except ValidationError as error:
+        raise WeightsError(f"{path}: its metadata is damaged ({error.errors()[0]['msg']})") from error
+    except ValueError as error:
+        raise error if isinstance(error, WeightsError) else WeightsError(f"{path}: {error}") from error
+    return Weights(tensors, metadata.config, metadata.step)
+
+
+def load_checkpoint_weights(path: Path, report: Callable[[str], None] = print) -> Weights:
+    """The averaged weights of a weights file, of a checkpoint, or of the best (else the newest) checkpoint of a run.
+
+    Only what is read is verified. A damaged newest checkpoint is reported, and the one before it used. Raises
+    WeightsError, DamagedCheckpoint or NoIntactCheckpoint, all of them ValueError.
+    """
+    if not path.is_dir():
+        return load_weights(path)
+    if (path / STATE).exists():
+        return _read_averaged(path)
+    best = best_checkpoint(path / "checkpoints")
+    weights = _read_averaged(best) if best else newest_valid(path / "checkpoints", _read_averaged, report)
+    if weights is None:
+        raise WeightsError(f"{path}: holds neither {STATE} nor checkpoints")
+    return weights
+
+
+def _read_averaged(checkpoint: Path) -> Weights:
+    state = read_state(checkpoint)
+    return Weights(read_tensors(checkpoint, state, "ema.safetensors"), state.config, state.progress.step)

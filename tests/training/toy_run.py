@@ -1,0 +1,114 @@
+"""A whole run at tiny size, for the tests, and as a script for those that send it signals: FOLDER NUM_STEPS [hang]."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from restore_diff.diffusion.config import DiffusionConfig, ScheduleConfig
+from restore_diff.diffusion.gaussian import GaussianDiffusion
+from restore_diff.diffusion.schedule import NoiseSchedule
+from restore_diff.models.config import UNetConfig
+from restore_diff.models.unet import UNet
+from restore_diff.randomness import generator
+from restore_diff.training.config import TrainingConfig
+from restore_diff.training.interruption import Interruption
+from restore_diff.training.optimisation import Optimisation
+from restore_diff.training.run_folder import RunFolder
+from restore_diff.training.run_log import RunLog
+from restore_diff.training.trainer import Trainer, TrainingInterrupted
+
+torch.set_num_threads(1)  # the same number of threads, the same bits
+SEED = 3
+NUM_IMAGES = 5
+
+
+class Batch(NamedTuple):
+    clean: Tensor
+    degraded: Tensor
+    positions: list[int]
+    names: list[str]
+
+
+def toy_config(**changes: Any) -> TrainingConfig:
+    small = {"num_steps": 8, "batch_size": 4, "learning_rate": 1e-2, "warmup_steps": 3, "ema_decay": 0.9}
+    often = {"log_every_steps": 2, "validate_every_steps": 4, "save_every_steps": 3}
+    return TrainingConfig(**(small | often | changes))
+
+
+def toy_batches(config: TrainingConfig) -> Callable[[int], Iterator[Batch]]:
+    """Sample k is image k mod NUM_IMAGES, whatever the step: no step is a whole number of epochs."""
+
+    def batches_from(step: int) -> Iterator[Batch]:
+        size = config.batch_size // config.num_micro_batches
+        k = step * config.batch_size
+        while True:
+            positions = list(range(k, k + size))
+            images = [torch.rand(3, 8, 8, generator=generator(0, "image", p % NUM_IMAGES)) for p in positions]
+            clean = torch.stack(images)
+            yield Batch(clean, (clean + 0.2).clamp(0, 1), positions, [f"photo_{p % NUM_IMAGES}" for p in positions])
+            k += size
+
+    return batches_from
+
+
+def toy_optimisation(config: TrainingConfig, dropout: float = 0.2) -> Optimisation:
+    torch.manual_seed(SEED)
+    small = {"base_channels": 8, "channel_multipliers": (1, 2), "num_blocks": 1, "num_groups": 4}
+    model = UNet(UNetConfig(**small, attention_levels=(), mid_attention=False, head_channels=8, dropout=dropout))
+    diffusion = GaussianDiffusion(NoiseSchedule(ScheduleConfig()), DiffusionConfig(prediction="residual"))
+    return Optimisation(model, diffusion, config, SEED, torch.device("cpu"))
+
+
+def rising_score(model: torch.nn.Module, step: int) -> dict[str, float]:
+    """A number that depends on every weight, and another that rises up to step 4."""
+    with torch.no_grad():
+        size = sum(weight.square().sum().item() for weight in model.parameters())
+    return {"size": size, "psnr": 30.0 - abs(step - 4)}
+
+
+def toy_trainer(run: RunFolder, log: RunLog, config: TrainingConfig, **changes: Any) -> Trainer:
+    parts = {
+        "optimisation": toy_optimisation(config),
+        "batches_from": toy_batches(config),
+        "config": config,
+        "experiment": {"seed": SEED, "training": {"num_steps": config.num_steps}},
+        "interruption": Interruption(),
+        "validate": rising_score,
+        "best_metric": "psnr",
+    }
+    return Trainer(run=run, log=log, **(parts | changes))
+
+
+def train(folder: Path, config: TrainingConfig, **changes: Any) -> Trainer:
+    """Run to the end, or to whatever stops it."""
+    with RunFolder(folder) as run, RunLog(folder) as log:
+        trainer = toy_trainer(run, log, config, **changes)
+        trainer.run()
+    return trainer
+
+
+def main() -> int:
+    folder, num_steps = Path(sys.argv[1]), int(sys.argv[2])
+    config = toy_config(num_steps=num_steps, log_every_steps=1, save_every_steps=1000, learning_rate_decay="constant")
+
+    def slow(step: int) -> Iterator[Batch]:
+        for number, batch in enumerate(toy_batches(config)(step), start=step):
+            time.sleep(600 if number == 4 and "hang" in sys.argv else 0.05)
+            yield batch
+
+    with Interruption() as interruption:
+        try:
+            train(folder, config, interruption=interruption, batches_from=slow)
+        except TrainingInterrupted as stop:
+            print(stop)
+            return stop.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
