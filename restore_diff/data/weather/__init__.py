@@ -1,0 +1,1 @@
+"""Weather rendered on clean photographs."""

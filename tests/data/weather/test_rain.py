@@ -1,0 +1,235 @@
+"""Rendered rain does what its settings say, measured on the pictures themselves."""
+
+import math
+import pickle
+from dataclasses import fields
+
+import pytest
+import torch
+from pydantic import ValidationError
+from skimage.measure import label, regionprops
+from torch import Tensor
+
+from restore_diff.data.weather.config import RainConfig
+from restore_diff.data.weather.rain import RainRenderer, render_rain
+
+LENGTH_PX, WIDTH_PX, BRIGHTNESS = 40.0, 4.0, 0.5
+STILL = {
+    "density": 0.0003,
+    "length_px": LENGTH_PX,
+    "width_px": WIDTH_PX,
+    "blur_px": 0.5,
+    "brightness": BRIGHTNESS,
+    "softness": 0,
+    "beading": 0,
+    "angle_deg": 0,
+    "angle_spread_deg": 0,
+    "size_spread": 0,
+    "depth": 1,
+    "veil": 0,
+    "airlight": 1,
+}
+"""Vertical streaks, all alike."""
+
+
+def rain(**changes: float | tuple[float, float]) -> RainConfig:
+    values = STILL | changes
+    return RainConfig(**{name: v if isinstance(v, tuple) else (v, v) for name, v in values.items()})
+
+
+def light(config: RainConfig, num_images: int = 4, size: int = 256, first_seed: int = 0) -> Tensor:
+    """Rain on black: (num_images, size, size)."""
+    black = torch.zeros(num_images, 1, size, size)
+    return render_rain(black, config, range(first_seed, first_seed + num_images))[:, 0]
+
+
+def whole_streaks(pictures: Tensor, threshold: float = BRIGHTNESS / 2) -> list:
+    """Regions brighter than the threshold that lie inside of their picture."""
+    size = pictures.shape[-1]
+    regions = [r for p in pictures for r in regionprops(label((p > threshold).numpy()), p.numpy())]
+    return [r for r in regions if min(r.bbox) > 0 and max(r.bbox) < size]
+
+
+def photographs(num_images: int, height: int = 40, width: int = 56) -> Tensor:
+    return torch.rand(num_images, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_same_seed_gives_the_same_picture_and_another_seed_another():
+    clean = photographs(1).expand(3, -1, -1, -1)
+    first, second, third = render_rain(clean, RainConfig(), [5, 6, 5])
+    assert torch.equal(first, third)
+    assert (first - second).abs().mean() > 0.002
+
+
+def test_a_picture_depends_on_its_own_seed_alone():
+    clean, seeds = photographs(5), [3, 1, 4, 1, 5]
+    together = render_rain(clean, RainConfig(density=(0.001, 0.02)), seeds)
+    for position in (4, 0, 2, 1, 3):
+        alone = render_rain(clean[position, None], RainConfig(density=(0.001, 0.02)), [seeds[position]])
+        torch.testing.assert_close(alone[0], together[position], atol=1e-6, rtol=0)
+
+
+def test_painting_in_parts_leaves_no_seam(monkeypatch):
+    whole = light(rain(density=0.01), num_images=2, size=64)
+    monkeypatch.setattr("restore_diff.data.weather.rain.STREAKS_AT_ONCE", 7)
+    torch.testing.assert_close(light(rain(density=0.01), num_images=2, size=64), whole, atol=1e-6, rtol=0)
+
+
+def test_light_is_only_added_and_stays_in_range():
+    clean = torch.cat([photographs(6), torch.zeros(1, 3, 40, 56), torch.ones(1, 3, 40, 56)])
+    degraded = render_rain(clean, RainConfig(density=(0.02, 0.1)), range(8))
+    assert (degraded - clean).min() >= 0
+    assert degraded.max() <= 1
+    assert (degraded - clean)[:7].amax((1, 2, 3)).min() > 0.1
+
+
+def test_rain_has_no_colour():
+    grey = photographs(4)[:, :1].expand(-1, 3, -1, -1)
+    degraded = render_rain(grey, RainConfig(), range(4))
+    assert torch.equal(degraded[:, 0], degraded[:, 1]) and torch.equal(degraded[:, 0], degraded[:, 2])
+    coloured = photographs(4) * 0.2
+    added = render_rain(coloured, rain(brightness=0.1), range(4)) - coloured
+    assert (added.amax(1) - added.amin(1)).max() < 1e-6
+
+
+def test_mist_hides_scene_and_streaks_alike():
+    clean, dry_mist, rainy_mist = photographs(2), rain(density=0, veil=0.3, airlight=0.8), rain(veil=0.3, airlight=0.8)
+    torch.testing.assert_close(render_rain(clean, dry_mist, [0, 1]), clean * 0.7 + 0.8 * 0.3)
+    dark = torch.zeros(2, 3, 64, 64)
+    torch.testing.assert_close(
+        render_rain(dark, rainy_mist, [0, 1]), render_rain(dark, rain(), [0, 1]) * 0.7 + 0.8 * 0.3
+    )
+
+
+@pytest.mark.parametrize("angle_deg", [-50.0, -10.0, 0.0, 25.0])
+def test_streaks_lean_by_the_angle_of_the_wind(angle_deg: float):
+    picture = light(rain(angle_deg=angle_deg, width_px=6, length_px=80))
+    down = (picture[:, 2:, 1:-1] - picture[:, :-2, 1:-1]).flatten()
+    right = (picture[:, 1:-1, 2:] - picture[:, 1:-1, :-2]).flatten()
+    # The structure tensor's weak direction runs along the streaks; "/" rises (down < 0) as it goes right.
+    across = 0.5 * math.atan2(2 * float(right @ down), float(right @ right - down @ down))
+    assert math.degrees(across) == pytest.approx(angle_deg, abs=1.5)
+
+
+def test_single_streaks_deviate_by_the_spread_of_angles():
+    streaks = whole_streaks(light(rain(angle_spread_deg=4, width_px=2, density=0.0002), num_images=16))
+    tilts = torch.tensor([math.degrees(r.orientation) for r in streaks])
+    assert tilts.mean().abs() < 1
+    assert tilts.std() == pytest.approx(4 * 0.88, rel=0.2)  # 0.88: a normal distribution cut off at two deviations
+
+
+def test_a_streak_has_the_length_asked_for():
+    lengths = torch.tensor([float(r.bbox[2] - r.bbox[0]) for r in whole_streaks(light(rain()))])
+    assert lengths.median() == pytest.approx(LENGTH_PX, abs=1)
+
+
+@pytest.mark.parametrize(("width_px", "blur_px"), [(0.5, 0.5), (0.5, 2), (4, 0.5), (8, 2)])
+def test_a_streak_carries_the_light_of_its_width_whatever_the_blur(width_px: float, blur_px: float):
+    lit = light(rain(width_px=width_px, blur_px=blur_px, density=0.0008, brightness=0.1), num_images=16)
+    num_streaks = lit.numel() * 0.0008
+    assert lit.sum() / num_streaks == pytest.approx(0.1 * width_px * LENGTH_PX, rel=0.06)
+
+
+def test_a_wide_streak_is_as_bright_as_asked_for_and_a_thin_one_fainter():
+    streaks = whole_streaks(light(rain(width_px=20, density=0.0001)))
+    peaks = torch.tensor([r.intensity_max for r in streaks if r.bbox[3] - r.bbox[1] < 25])
+    assert peaks.median() == pytest.approx(BRIGHTNESS * 0.904, abs=0.003)  # a near drop is out of focus
+    assert light(rain(width_px=0.5, density=0.0001)).max() == pytest.approx(BRIGHTNESS * 0.37, abs=0.003)
+
+
+def test_drops_farther_away_leave_shorter_and_thinner_streaks():
+    """A streak's light falls as 1 / z^2, and z^2 is uniform from 1 to depth^2: mean ln(depth^2) / (depth^2 - 1)."""
+    near, far = (light(rain(depth=depth, density=0.001, brightness=0.1), num_images=16) for depth in (1, 3))
+    assert far.mean() / near.mean() == pytest.approx(math.log(9) / 8, rel=0.08)
+    regions = whole_streaks(light(rain(depth=3), num_images=16), threshold=0.2)
+    lengths = torch.tensor([float(r.bbox[2] - r.bbox[0]) for r in regions])
+    assert lengths.median() == pytest.approx(LENGTH_PX / math.sqrt(5), abs=1.5)
+    assert lengths.min() >= LENGTH_PX / 3 - 1
+
+
+def test_drops_of_many_sizes_leave_streaks_of_many_lengths():
+    """Length grows as the square root of the diameter, whose logarithm's deviation is cut off at two standard ones."""
+    regions = whole_streaks(light(rain(size_spread=0.4, density=0.0001), num_images=32), threshold=0.1)
+    lengths = torch.tensor([float(r.bbox[2] - r.bbox[0]) for r in regions])
+    alone = lengths[lengths < 1.1 * LENGTH_PX * math.exp(0.4)]  # longer ones are two that touch
+    assert alone.log().std() == pytest.approx(0.4 / 2 * 0.88, rel=0.15)
+
+
+def test_beads_take_half_of_their_depth_from_the_light():
+    plain, beaded = (light(rain(beading=beading, density=0.001, brightness=0.2), num_images=16) for beading in (0, 1))
+    assert beaded.mean() / plain.mean() == pytest.approx(0.5, rel=0.05)
+
+
+def test_a_soft_streak_fades_over_the_share_asked_for():
+    """A smooth ramp carries half of the light of the stretch that it covers."""
+    plain, soft = (light(rain(softness=share, density=0.001, brightness=0.2), num_images=16) for share in (0, 0.8))
+    assert soft.mean() / plain.mean() == pytest.approx(1 - 0.8 / 2, rel=0.03)
+
+
+def test_light_grows_in_proportion_to_density():
+    for density in (0.0005, 0.002):
+        mean = light(rain(density=density, brightness=0.1), num_images=16).mean()
+        assert mean == pytest.approx(density * 0.1 * WIDTH_PX * LENGTH_PX, rel=0.06)
+
+
+def test_a_crop_rains_like_a_whole_photograph_up_to_its_border():
+    config = rain(density=0.004, length_px=60, size_spread=0.4, angle_deg=20, brightness=0.1)
+    whole = light(config, num_images=10)
+    crops = light(config, num_images=300, size=32)
+    pixels = light(config, num_images=1500, size=1)
+    borders = crops[:, :3], crops[:, -3:], crops[:, :, :3], crops[:, :, -3:]
+    for part, tolerance in ((crops, 0.05), (pixels, 0.2), *((border, 0.1) for border in borders)):
+        assert part.mean() == pytest.approx(float(whole.mean()), rel=tolerance)
+        assert (part > 0.05).float().mean() == pytest.approx(float((whole > 0.05).float().mean()), rel=tolerance)
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(RainConfig)])
+def test_every_setting_changes_the_picture_and_is_drawn_anew_for_each(name: str):
+    usual = rain(density=0.003, softness=0.5, beading=0.3, size_spread=0.2, angle_spread_deg=1, depth=3, veil=0.2)
+    low = getattr(usual, name)[0]
+    other = 0.5 if name == "airlight" else 1.5 * low + 2 * (name == "angle_deg")
+    changed = RainConfig(**{f.name: getattr(usual, f.name) for f in fields(usual)} | {name: (other, other)})
+    scene = photographs(2) * 0.5
+    assert (render_rain(scene, changed, [0, 1]) - render_rain(scene, usual, [0, 1])).abs().mean() > 1e-4
+    ranging = RainConfig(
+        **{f.name: getattr(usual, f.name) for f in fields(usual)} | {name: tuple(sorted((low, other)))}
+    )
+    drawn = render_rain(scene, ranging, [0, 1])
+    for fixed in (usual, changed):
+        assert not torch.allclose(drawn, render_rain(scene, fixed, [0, 1]), atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_dtype_stays_and_no_gradient_is_recorded(dtype: torch.dtype):
+    clean = photographs(2).to(dtype).requires_grad_()
+    before = clean.detach().clone()
+    degraded = render_rain(clean, RainConfig(), [0, 1])
+    assert degraded.dtype == dtype and degraded.device == clean.device
+    assert not degraded.requires_grad and torch.equal(clean.detach(), before)
+    (degraded * clean).sum().backward()  # not an inference tensor: the network may train on it
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 700), (700, 1), (37, 53)])
+def test_every_size_is_rendered(height: int, width: int):
+    seeds = range(40)
+    degraded = render_rain(torch.zeros(40, 3, height, width), RainConfig(density=(0.01, 0.05)), seeds)
+    assert degraded.shape == (40, 3, height, width) and degraded.max() > 0
+
+
+def test_the_renderer_survives_the_way_to_a_worker():
+    renderer = pickle.loads(pickle.dumps(RainRenderer(RainConfig(density=(0.01, 0.02)))))
+    expected = render_rain(photographs(2), RainConfig(density=(0.01, 0.02)), [8, 9])
+    assert torch.equal(renderer(photographs(2), [8, 9]), expected)
+
+
+def test_a_missing_seed_is_refused():
+    with pytest.raises(ValueError, match="got 2 images and 1 seeds"):
+        render_rain(photographs(2), RainConfig(), [0])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"density": (0.2, 0.1)}, {"brightness": (0.5, 1.5)}, {"angle_deg": (0, 90)}, {"depth": (0.5, 2)}]
+)
+def test_impossible_rain_is_refused(wrong: dict):
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        RainConfig(**wrong)
