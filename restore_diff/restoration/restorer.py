@@ -83,9 +83,9 @@ class Restorer:
         return to_unit_range(crop_to(clean, height, width))
 
     def _padded_size(self, length: int) -> int:
-        """Tiles need no more than room for one; the whole image at once needs a multiple."""
-        if self.tiling.tile_size_px:
-            return max(length, self.tiling.tile_size_px)
+        """Tiles fit any length from their own on; what the network sees at once needs a multiple."""
+        if 0 < self.tiling.tile_size_px <= length:
+            return length
         return -(-length // self.size_multiple) * self.size_multiple
 
     def _tiled(self, predictor: Predictor, precision: str) -> Predictor:
