@@ -51,7 +51,7 @@ def _metrics(rows: list[Row]) -> set[str]:
 
 def _difference(column: str, first_rows: list[Row], second_rows: list[Row]) -> Difference:
     first, second = (
-        torch.stack([capped(seeds).mean() for seeds in image_values(rows, column).values()])
+        torch.stack([capped(seeds, column).mean() for seeds in image_values(rows, column).values()])
         for rows in (first_rows, second_rows)
     )
     both = ~(first.isnan() | second.isnan())

@@ -1,4 +1,8 @@
-"""A restorer scored over a test set, image by image."""
+"""A restorer scored over a test set, image by image.
+
+One at a time, whatever their sizes: an image is never padded, resized or cropped to go with others, which would change
+its score.
+"""
 
 import math
 import time
@@ -10,6 +14,7 @@ from torch import Tensor
 
 from restore_diff.data.pairs import Pair
 from restore_diff.evaluation.scoring import INPUT, Row, Scorer, flags_of, quantize
+from restore_diff.evaluation.sharing import WHOLE, Share
 from restore_diff.tensors import Images
 
 Restore = Callable[[Images, Sequence[str], int], Images]
@@ -43,14 +48,25 @@ class Evaluator:
         self.scorer = scorer
         self.device = torch.device(device)
 
-    def evaluate(self, dataset: PairDataset, seeds: Sequence[int] = (0,), on_image: OnImage | None = None) -> list[Row]:
-        """One row per image and seed, in the order of the data set.
+    def evaluate(
+        self,
+        dataset: PairDataset,
+        seeds: Sequence[int] = (0,),
+        on_image: OnImage | None = None,
+        share: Share = WHOLE,
+    ) -> list[Row]:
+        """One row per image and seed, in the order of the data set; `on_image` sees those of this process's share.
 
         Images are rounded to 8-bit levels first. One that is not finite, or whose restoring raises FloatingPointError,
         scores NaN throughout and is flagged.
         """
+        return share.all_rows(lambda: self._rows(dataset, share.positions(len(dataset)), seeds, on_image))
+
+    def _rows(
+        self, dataset: PairDataset, positions: Sequence[int], seeds: Sequence[int], on_image: OnImage | None
+    ) -> list[Row]:
         rows: list[Row] = []
-        for index in range(len(dataset)):
+        for index in positions:
             pair = dataset[index]
             clean = quantize(pair.clean[None].to(self.device))[0]
             degraded = quantize(pair.degraded[None].to(self.device))[0]
@@ -80,6 +96,6 @@ class Evaluator:
             flags: tuple[str, ...] = ("nonfinite",)
         else:
             scores = self.scorer(restored, clean)
-            flags = flags_of(scores, identical=torch.equal(restored, clean))
+            flags = flags_of(scores, restored, clean)
         height, width = clean.shape[-2:]
         return Row(pair.name, width, height, seed, scores | input_scores, seconds, flags), restored

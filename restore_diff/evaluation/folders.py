@@ -3,13 +3,12 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-
 from restore_diff.data.decoding import opened, read_size
 from restore_diff.data.images import read_rgb_uint8
 from restore_diff.data.listing import DataError, first_names, list_images
 from restore_diff.data.names import PairPath, match_by_habit
 from restore_diff.evaluation.scoring import Row, Scorer, flags_of
+from restore_diff.evaluation.sharing import WHOLE, Share
 
 
 def score_folders(
@@ -19,25 +18,25 @@ def score_folders(
     *,
     allow_jpeg: bool = False,
     on_image: Callable[[Row], None] | None = None,
+    share: Share = WHOLE,
 ) -> list[Row]:
-    """One row per image of `pred`, with its clean partner in `target` found by name.
+    """One row per image of `pred`, with its clean partner in `target` found by name; scored where `share` says.
 
     DataError, before anything is scored, where an image has no partner, where sizes differ, as nothing is ever resized
     or cropped, and for images in `pred` that are JPEG: saving as JPEG has changed them by more than methods differ.
     """
     pairs = pair_folders(pred, target)
     _check(pairs, allow_jpeg)
-    rows: list[Row] = []
-    for path, clean_path, name in pairs:
-        assert path is not None
-        image, clean = read_rgb_uint8(path), read_rgb_uint8(clean_path)
-        scores = scorer(image, clean)
-        flags = flags_of(scores, identical=torch.equal(image, clean))
-        height, width = clean.shape[-2:]
-        rows.append(Row(name, width, height, 0, scores, 0.0, flags))
-        if on_image is not None:
-            on_image(rows[-1])
-    return rows
+
+    def score() -> list[Row]:
+        rows: list[Row] = []
+        for index in share.positions(len(pairs)):
+            rows.append(_score(pairs[index], scorer))
+            if on_image is not None:
+                on_image(rows[-1])
+        return rows
+
+    return share.all_rows(score)
 
 
 def pair_folders(pred: Path, target: Path) -> list[PairPath]:
@@ -51,6 +50,14 @@ def pair_folders(pred: Path, target: Path) -> list[PairPath]:
     if problems:
         raise DataError("; ".join(problems))
     return matches.pairs
+
+
+def _score(pair: PairPath, scorer: Scorer) -> Row:
+    assert pair.degraded is not None
+    image, clean = read_rgb_uint8(pair.degraded), read_rgb_uint8(pair.clean)
+    scores = scorer(image, clean)
+    height, width = clean.shape[-2:]
+    return Row(pair.name, width, height, 0, scores, 0.0, flags_of(scores, image, clean))
 
 
 def _check(pairs: Sequence[PairPath], allow_jpeg: bool) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 from restore_diff.evaluation.scoring import Row
 from restore_diff.evaluation.summary import Statistics, summarise
 from restore_diff.files import replace_atomically
-from restore_diff.metrics.perceptual import LPIPS, MetricUnavailable
+from restore_diff.metrics.perceptual import LPIPS
 from restore_diff.metrics.protocols import PROTOCOLS, Protocol
+from restore_diff.metrics.weights import MetricUnavailable
 from restore_diff.provenance import environment
 
 LEADING = ("name", "width", "height", "seed")

@@ -28,7 +28,8 @@ class Row:
     seconds: float
     """Time that restoring took."""
     flags: tuple[str, ...] = ()
-    """identical: to the clean image; nonfinite: pixels that are not numbers; small: too few pixels for some metric."""
+    """identical: to the clean image; nonfinite: pixels that are not numbers; small: too few pixels for some metric;
+    grey: the clean image has no colour."""
 
 
 class Scorer:
@@ -63,7 +64,8 @@ def quantize(images: Images) -> Tensor:
     return to_levels(images).nan_to_num_(0).to(torch.uint8)
 
 
-def flags_of(scores: dict[str, float], identical: bool) -> tuple[str, ...]:
-    """The flags of an image whose pixels are all finite."""
+def flags_of(scores: dict[str, float], image: Tensor, clean: Tensor) -> tuple[str, ...]:
+    """The flags of a uint8 image (3, H, W), all of whose pixels are finite."""
     small = any(score != score for score in scores.values())
-    return ("identical",) * identical + ("small",) * small
+    grey = bool((clean == clean[:1]).all())
+    return ("identical",) * torch.equal(image, clean) + ("small",) * small + ("grey",) * grey

@@ -51,12 +51,12 @@ def summarise(rows: Sequence[Row]) -> dict[str, Statistics]:
     summary: dict[str, Statistics] = {}
     for column in columns:
         restored = image_values(rows, column)
-        summary[column] = _statistics(restored, PERFECT[column.split("_")[0]])
+        summary[column] = _statistics(restored, column)
         if column + INPUT in rows[0].scores:
             degraded = image_values(rows, column + INPUT)
-            summary[column + INPUT] = _statistics(degraded, PERFECT[column.split("_")[0]])
-            gains = {name: capped(values) - capped(degraded[name]) for name, values in restored.items()}
-            summary[column + GAIN] = _statistics(gains, perfect=None)
+            summary[column + INPUT] = _statistics(degraded, column + INPUT)
+            gains = {name: capped(values, column) - capped(degraded[name], column) for name, values in restored.items()}
+            summary[column + GAIN] = _statistics(gains, column + GAIN)
     return summary
 
 
@@ -68,9 +68,9 @@ def image_values(rows: Iterable[Row], column: str) -> dict[str, Tensor]:
     return {name: torch.tensor(seeds, dtype=torch.float64) for name, seeds in values.items()}
 
 
-def capped(values: Tensor) -> Tensor:
-    """What enters a mean: at most PSNR_CAP_DB, which only PSNR reaches; NaN stays."""
-    return values.clamp(max=PSNR_CAP_DB)
+def capped(values: Tensor, column: str) -> Tensor:
+    """What enters a mean: of a PSNR, at most PSNR_CAP_DB; NaN stays."""
+    return values.clamp(max=PSNR_CAP_DB) if column.startswith("psnr") else values
 
 
 def confidence_interval(values: Tensor) -> tuple[float, float] | None:
@@ -95,8 +95,9 @@ def bootstrap_interval(values: Tensor) -> tuple[float, float] | None:
     return low, high
 
 
-def _statistics(images: dict[str, Tensor], perfect: float | None) -> Statistics:
-    finite = [capped(seeds) for seeds in images.values() if not seeds.isnan().any()]
+def _statistics(images: dict[str, Tensor], column: str) -> Statistics:
+    perfect = None if column.endswith(GAIN) else PERFECT.get(column.split("_")[0])
+    finite = [capped(seeds, column) for seeds in images.values() if not seeds.isnan().any()]
     means = torch.tensor([seeds.mean().item() for seeds in finite], dtype=torch.float64)
     several_seeds = bool(finite) and len(finite[0]) > 1
     return Statistics(

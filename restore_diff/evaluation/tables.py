@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from restore_diff.evaluation.report import Report
 from restore_diff.evaluation.scoring import INPUT
 from restore_diff.evaluation.summary import GAIN, PSNR_CAP_DB, Statistics
-from restore_diff.metrics.perceptual import LPIPS, MetricUnavailable
+from restore_diff.metrics.perceptual import LPIPS
 from restore_diff.metrics.protocols import Protocol
+from restore_diff.metrics.weights import MetricUnavailable
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,13 @@ def console_table(report: Report) -> str:
 def warnings(report: Report) -> list[str]:
     """What a reader must know before quoting a number."""
     found = []
+    num_grey = len({row.name for row in report.rows if "grey" in row.flags})
+    if num_grey and any(protocol.channel == "y" and protocol.y_range == "studio" for protocol in report.protocols):
+        # RGB (v, v, v) has the luma 16 + 219/255 v.
+        found.append(
+            f"{num_grey} images are grey and were scored as RGB; MATLAB scripts score a file of one channel as it is: "
+            "PSNR-Y 1.32 dB lower"
+        )
     for metric in metrics_of(report):
         statistics = report.summary.get(metric.column)
         if statistics and statistics.n_identical and metric.column.startswith("psnr"):

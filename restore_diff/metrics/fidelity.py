@@ -5,6 +5,8 @@ K1 = 0.01, K2 = 0.03, peak 255. The other settings reproduce what particular pap
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -31,7 +33,23 @@ TAPS: dict[Window, list[float]] = {
 }
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keeps the CPU's part in one thread, inside the block.
+
+    The hundreds of short loops of a score gain little from a second thread, and take a hundred times as long as one
+    where another program holds a core: each loop then waits for a thread that does not run.
+    """
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
+
+
 @torch.no_grad()
+@_one_thread()
 def psnr(
     pred: Images,
     target: Images,
@@ -53,6 +71,7 @@ def psnr(
 
 
 @torch.no_grad()
+@_one_thread()
 def ssim(
     pred: Images,
     target: Images,
@@ -113,9 +132,9 @@ def rgb_to_y(levels: Tensor, *, y_range: LumaRange = "studio", round_y: bool = F
         red, green, blue = levels.unbind(dim=1)
         # Integer coefficients: sums of whole levels are exact, so that halves round as in integer arithmetic.
         if y_range == "studio":
-            luma = (65481 * red + 128553 * green + 24966 * blue) / 255000 + 16
+            luma = (65481 * red).add_(green, alpha=128553).add_(blue, alpha=24966).div_(255000).add_(16)
         else:
-            luma = (299 * red + 587 * green + 114 * blue) / 1000
+            luma = (299 * red).add_(green, alpha=587).add_(blue, alpha=114).div_(1000)
         luma = luma.unsqueeze(1)
     return _round_half_up(luma) if round_y else luma
 

@@ -4,10 +4,8 @@ The package ships the linear heads; the ImageNet trunk is a file of torchvision'
 Where it is missing there is no score: MetricUnavailable, never random weights.
 """
 
-import hashlib
 import math
 import os
-import re
 import warnings
 from importlib import resources
 from pathlib import Path
@@ -16,16 +14,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from restore_diff.metrics.weights import MetricUnavailable, cached_weights, checked_sha256
 from restore_diff.tensors import Images
 
 WEIGHTS_VARIABLE = "RESTORE_DIFF_LPIPS_WEIGHTS"
 VERSION = "0.1"
 
 TrunkName = Literal["alex", "vgg"]
-
-
-class MetricUnavailable(RuntimeError):
-    """A metric cannot be computed here; the message is one line that says what to put where."""
 
 
 class Trunk(NamedTuple):
@@ -53,7 +48,7 @@ class LPIPS(nn.Module):
         path = find_lpips_weights(net) if trunk_weights is None else Path(trunk_weights)
         self.net: TrunkName = net
         self.version = VERSION
-        self.sha256 = _checked_sha256(path)
+        self.sha256 = checked_sha256(path)
         self.distance = _build(net, _read_trunk(path), path)
 
     @property
@@ -92,38 +87,14 @@ def find_lpips_weights(net: TrunkName = "alex", path: Path | None = None, *, dow
     It is torchvision's ImageNet checkpoint (.pth) or a file of its features alone (.safetensors, .pth), with keys such
     as features.0.weight. `download` fetches a missing one to torch's cache, hash checked. Else MetricUnavailable.
     """
-    trunk = TRUNKS[net]
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / trunk.file_name
     named = path or os.environ.get(WEIGHTS_VARIABLE)
     if named:
         if not Path(named).is_file():
             raise MetricUnavailable(f"no such file with LPIPS weights: {named}")
         return Path(named)
-    if download and not cached.is_file():
-        _download(SOURCE + trunk.file_name, cached)
-    if not cached.is_file():
-        raise MetricUnavailable(
-            f"put {trunk.file_name} ({trunk.size}, {SOURCE}{trunk.file_name}) at {cached}, "
-            f"or name the file in {WEIGHTS_VARIABLE}"
-        )
-    return cached
-
-
-def _download(url: str, cached: Path) -> None:
-    try:
-        torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:  # no network; another hash than the one in the name
-        raise MetricUnavailable(f"{url} could not be downloaded to {cached}: {error}") from error
-
-
-def _checked_sha256(path: Path) -> str:
-    """The file's sha256, which must start with the digits in its name where torchvision's naming gives some."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    promised = re.search(r"-([0-9a-f]{8,64})\.[a-z]+$", path.name)
-    if promised and not digest.startswith(promised[1]):
-        raise MetricUnavailable(f"{path} is damaged: its sha256 starts with {digest[:8]}, not with {promised[1]}")
-    return digest
+    trunk = TRUNKS[net]
+    url = SOURCE + trunk.file_name
+    return cached_weights(url, trunk.size, f"name the file in {WEIGHTS_VARIABLE}", download=download)
 
 
 def _read_trunk(path: Path) -> dict[str, Tensor]:

@@ -104,6 +104,12 @@ def test_identical_and_tiny_images_are_flagged(pairs):
     assert math.isnan(rows[1].scores["ssim_rgb"])
 
 
+def test_grey_images_are_flagged_by_the_clean_one(pairs):
+    grey = pairs[0]._replace(clean=pairs[0].clean[:1].repeat(3, 1, 1), name="grey")
+    rows = Evaluator(smooth, Scorer(("rgb",))).evaluate([pairs[0], grey])
+    assert [row.flags for row in rows] == [(), ("grey",)]
+
+
 def test_grey_pixels_outside_the_range_are_clamped_as_a_file_would(tmp_path):
     levels = quantize(torch.tensor([-1.0, 0.5 / 255, 2.0, math.nan]).reshape(1, 1, 1, 4))
     assert levels.flatten().tolist() == [0, 1, 255, 0]

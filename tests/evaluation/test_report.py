@@ -122,6 +122,16 @@ def test_the_console_table_shows_seeds_and_warns(row):
     assert "LPIPS" not in text
 
 
+def test_grey_images_are_told_of_where_a_published_script_would_score_them_otherwise(row):
+    """A grey image as RGB has the luma 16 + 219/255 v: its PSNR-Y is 20 log10(255/219) above that of v itself."""
+    assert 20 * math.log10(255 / 219) == pytest.approx(1.32, abs=5e-3)
+    rows = [row(name, seed, flags, **scores(30)) for name, flags in (("a", ("grey",)), ("b", ())) for seed in (0, 1)]
+    assert "warning: 1 images are grey and were scored as RGB" in console_table(Report("x", rows, ("y_matlab",)))
+    for protocol in ("rgb", "yfull_sk7"):
+        rows = [row("a", 0, ("grey",), **{f"psnr_{protocol}": 30.0, f"ssim_{protocol}": 0.5})]
+        assert "grey" not in console_table(Report("x", rows, (protocol,)))
+
+
 def test_a_metric_without_any_score_is_no_number(row):
     report = Report("x", [row("a", psnr_rgb=math.nan, ssim_rgb=math.nan)], ("rgb",))
     assert "PSNR (rgb)  no image has a score" in console_table(report)

@@ -94,3 +94,9 @@ def test_the_bootstrap_is_the_same_each_time_and_moves_no_global_generator():
     values, state = torch.arange(7, dtype=torch.float64), torch.random.get_rng_state()
     assert bootstrap_interval(values) == bootstrap_interval(values)
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_only_psnr_is_capped(row):
+    """BRISQUE goes beyond 100, and no-reference scores have no perfect value."""
+    brisque = summarise([row("a", brisque=130.0), row("b", brisque=20.0)])["brisque"]
+    assert (brisque.mean, brisque.max, brisque.n_identical) == (75.0, 130.0, 0)

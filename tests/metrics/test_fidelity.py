@@ -175,6 +175,18 @@ def test_images_smaller_than_the_window_have_no_ssim(pair):
     assert psnr(x[..., :7], y[..., :7], crop_border=4).isnan()
 
 
+def test_the_number_of_threads_is_left_as_it_was(pair):
+    x, y = map(as_batch, pair)
+    try:
+        torch.set_num_threads(2)
+        assert psnr(x, y).isfinite() and ssim(x, y).isfinite()
+        with pytest.raises(ValueError):
+            psnr(x, y[..., 1:])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_autocast_changes_nothing(pair):
     x, y = (as_batch(image).float() / 255 for image in pair)
     plain = psnr(x, y), ssim(x, y, pool="avg256")
