@@ -9,16 +9,19 @@ import torch
 
 from restore_diff.config import ConfigError, ExperimentConfig, config_from_dict, to_dict
 from restore_diff.data.config import DataConfig
+from restore_diff.data.decoded_images import read_sizes
 from restore_diff.data.holdout import hold_out
-from restore_diff.data.loading import TrainingBatches
-from restore_diff.data.pairs import PairedImageDataset, PairList, Renderer, find_pairs
+from restore_diff.data.listing import first_names
+from restore_diff.data.loading import TrainingBatches, check_sizes
+from restore_diff.data.pairs import PairedImageDataset, PairList, Renderer, find_pairs, require_degraded
 from restore_diff.data.weather.rain import RainRenderer
 from restore_diff.diffusion.gaussian import GaussianDiffusion
 from restore_diff.diffusion.samplers import SAMPLERS
 from restore_diff.diffusion.schedule import NoiseSchedule
 from restore_diff.evaluation.scoring import Scorer
-from restore_diff.metrics.perceptual import LPIPS, MetricUnavailable, find_lpips_weights
+from restore_diff.metrics.perceptual import LPIPS, find_lpips_weights
 from restore_diff.metrics.protocols import select_protocols
+from restore_diff.metrics.weights import MetricUnavailable
 from restore_diff.models.unet import UNet
 from restore_diff.randomness import mix
 from restore_diff.restoration.restorer import Restorer
@@ -35,11 +38,11 @@ def select_device(name: str) -> torch.device:
     """ "auto" is the first of CUDA, MPS and CPU that works. Raises DeviceError."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
-    device = torch.device(name)
-    available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.mps.is_available())}
-    if (device.index or 0) >= available[device.type]:
-        raise DeviceError(f"device {name}: this machine has {available[device.type]} of that kind; try --device auto")
-    return device
+    kind, _, index = name.partition(":")
+    available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.mps.is_available())}[kind]
+    if int(index or 0) >= available:
+        raise DeviceError(f"device {name}: this machine has {available} of that kind; try --device auto")
+    return torch.device(name)
 
 
 def select_precision(name: str, device: torch.device) -> Literal["float32", "bfloat16", "float16"]:
@@ -83,13 +86,24 @@ def renderer(config: DataConfig) -> Renderer | None:
 
 
 def training_sets(config: ExperimentConfig) -> tuple[PairList, PairList | None]:
-    """The pairs to train on, and those held out of them for validation. Raises DataError."""
-    return hold_out(find_pairs(config.data.train, "train", Path(config.data.root)), config.data.num_validation)
+    """The pairs to train on, and those held out of them for validation. Raises DataError, ImageError."""
+    training, validation = hold_out(
+        find_pairs(config.data.train, "train", Path(config.data.root)), config.data.num_validation
+    )
+    return training, validation and _usable(config, validation)
 
 
-def test_set(config: ExperimentConfig) -> PairList:
-    """Raises DataError."""
-    return find_pairs(config.data.test, "test", Path(config.data.root))
+def test_set(config: ExperimentConfig, source: str) -> PairList:
+    """The pairs of `source`, which is written like data.test. Raises DataError, ImageError."""
+    return _usable(config, find_pairs(source, "test", Path(config.data.root)))
+
+
+def _usable(config: ExperimentConfig, pairs: PairList) -> PairList:
+    """The pairs, known to be whole: an error now is better than one after the training that they are to score."""
+    require_degraded(pairs, renderer(config.data))
+    files = (path for pair in pairs.pairs for path in (pair.clean, pair.degraded) if path is not None)
+    check_sizes(pairs, read_sizes(files), crop_size_px=1)
+    return pairs
 
 
 def images(config: ExperimentConfig, pairs: PairList) -> PairedImageDataset:
@@ -100,12 +114,14 @@ def images(config: ExperimentConfig, pairs: PairList) -> PairedImageDataset:
 def lpips(
     config: ExperimentConfig, weights: Path | None = None, download: bool = False
 ) -> LPIPS | MetricUnavailable | None:
-    """The metric, why there is none, or None where the config wants none."""
+    """The metric, why there is none, or None where the config wants none. ConfigError where `weights` do not serve."""
     if config.evaluation.lpips == "none":
         return None
     try:
         return LPIPS(config.evaluation.lpips, find_lpips_weights(config.evaluation.lpips, weights, download=download))
     except MetricUnavailable as reason:
+        if weights is not None:
+            raise ConfigError([f"evaluation.lpips: {reason}"]) from reason
         return reason
 
 
@@ -116,11 +132,16 @@ def protocols(config: ExperimentConfig, of_dataset: Sequence[str]) -> tuple[str,
 
 
 def scorer(
-    protocol_names: Sequence[str],
-    metric: LPIPS | MetricUnavailable | None,
-    metrics: Sequence[str] = ("psnr", "ssim", "lpips"),
+    protocol_names: Sequence[str], perceptual: LPIPS | MetricUnavailable | None, metrics: Sequence[str]
 ) -> Scorer:
-    return Scorer(protocol_names, metric if isinstance(metric, LPIPS) else None, metrics)
+    """Raises ConfigError where none of `metrics` can be computed."""
+    if not isinstance(perceptual, LPIPS):
+        if set(metrics) <= {"lpips"}:
+            raise ConfigError(
+                [f"LPIPS alone is asked for and not computed: {perceptual or 'evaluation.lpips is none'}"]
+            )
+        perceptual = None
+    return Scorer(protocol_names, perceptual, metrics)
 
 
 def batches(config: ExperimentConfig, pairs: PairList) -> TrainingBatches:
@@ -153,18 +174,24 @@ def load_experiment(checkpoint: Path | None) -> tuple[Path, ExperimentConfig, We
     path = checkpoint or newest_run()
     if not path.exists():
         raise WeightsError(f"{path}: no such checkpoint, weights file or run folder")
-    weights = load_checkpoint_weights(path)
-    return path, config_from_dict(weights.config), weights
+    try:
+        weights = load_checkpoint_weights(path)
+        return path, config_from_dict(weights.config), weights
+    except ConfigError as error:
+        problems = "; ".join(error.problems)
+        raise WeightsError(f"{path}: the config in it is none of this version of restore_diff: {problems}") from error
+    except ValueError as error:  # damaged in one way or another
+        raise WeightsError(str(error)) from error
 
 
 def trained_network(config: ExperimentConfig, weights: Weights, device: torch.device) -> UNet:
     """Raises WeightsError where names or shapes of the weights are not those of the config's network."""
-    with torch.device("meta"):
+    with torch.device("meta"), _settings_of("model"):
         model = UNet(config.model)
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     found = {name: tensor.shape for name, tensor in weights.tensors.items()}
     if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
-        raise WeightsError(f"the weights do not fit the network of their config: {wrong[0]} and {len(wrong) - 1} more")
+        raise WeightsError(f"the weights do not fit the network of their config: {first_names(wrong)}")
     model.load_state_dict(weights.tensors, assign=True)
     memory_format = torch.channels_last if device.type == "cuda" else torch.contiguous_format
     return model.to(device, memory_format=memory_format).eval()  # type: ignore[call-overload]
@@ -197,10 +224,16 @@ def load_restorer(
         "tiling__tile_overlap_px": tile_overlap_px,
     }
     config = with_overrides(config, **{name: value for name, value in given.items() if value is not None})
-    chosen = select_device(device)
-    dtype = select_precision(precision, chosen)
-    model = trained_network(config, weights, chosen)
-    return restorer(config, model, chosen, dtype), describe(path, config, weights, chosen, dtype)
+    return trained_restorer(path, config, weights, select_device(device), precision)
+
+
+def trained_restorer(
+    path: Path, config: ExperimentConfig, weights: Weights, device: torch.device, precision: str = "auto"
+) -> tuple[Restorer, str]:
+    """A restorer with these weights, which come from `path`, and one line that describes it."""
+    dtype = select_precision(precision, device)
+    model = trained_network(config, weights, device)
+    return restorer(config, model, device, dtype), describe(path, config, weights, device, dtype)
 
 
 def describe(path: Path, config: ExperimentConfig, weights: Weights, device: torch.device, precision: str) -> str:

@@ -6,13 +6,14 @@ Only the areas' config dataclasses are imported: no torch, so that help and mist
 import dataclasses
 import difflib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, field_validator
 from yaml import YAMLError
 
 from restore_diff.config_source import ConfigError, Source, read_override, read_yaml
@@ -31,7 +32,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @settings
 class ExperimentConfig:
-    name: str = Field(default="", pattern=r"^[\w.-]*$", description="of the run folder; empty: the config file's name")
+    name: str = Field(default="", description="of the run folder; empty: the config file's name")
     seed: int = Field(default=0, ge=0, description="every random number depends on it")
     data: DataConfig = Field(default_factory=DataConfig)
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
@@ -42,13 +43,20 @@ class ExperimentConfig:
     tiling: TilingConfig = Field(default_factory=TilingConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
 
+    @field_validator("name")
+    @classmethod
+    def is_one_folder(cls, value: str) -> str:
+        if not re.fullmatch(r"(\w[\w.-]*)?", value):
+            raise ValueError(f"letters, digits, _, . and -, the first of them no . or -, make a name; got {value!r}")
+        return value
+
 
 def find_config(name: str) -> Path:
     """The file itself, or the one of that name in ./configs or in the configs/ folder beside the package."""
     for candidate in (Path(name), Path("configs") / name, REPOSITORY / "configs" / name):
         if candidate.is_file():
             return candidate
-    known = sorted(p.name for p in (REPOSITORY / "configs").glob("*.yaml"))
+    known = sorted(str(p.relative_to(REPOSITORY / "configs")) for p in (REPOSITORY / "configs").rglob("*.yaml"))
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]}?" if near else f"; in configs/ there are: {', '.join(known) or 'none'}"
     raise ConfigError([f"{name}: no such config file{hint}"])
@@ -65,7 +73,7 @@ def load_config(files: Sequence[str], overrides: Sequence[str] = ()) -> Experime
     except (OmegaConfBaseException, YAMLError, TypeError) as error:
         raise ConfigError([str(error).splitlines()[0]]) from None
     if not merged.get("name") and files:
-        merged["name"] = Path(files[0]).stem
+        merged["name"] = re.sub(r"[^\w.-]+", "_", Path(files[0]).stem).lstrip(".-") or "run"
     return config_from_dict(merged, sources)
 
 
@@ -73,7 +81,11 @@ def config_from_dict(values: dict[str, Any], sources: Sequence[Source] = ()) -> 
     """Validate plain values, e.g. those that a checkpoint carries. Raises ConfigError."""
     try:
         # JSON mode is strict about scalars ("12" is no number, 1 no switch) and still takes a list for a tuple.
-        config = TypeAdapter(ExperimentConfig).validate_json(json.dumps(values), strict=True)
+        text = json.dumps(values, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError([f"values are text, finite numbers, switches, and lists of these: {error}"]) from error
+    try:
+        config = TypeAdapter(ExperimentConfig).validate_json(text, strict=True)
     except ValidationError as error:
         raise ConfigError([_message(mistake, sources) for mistake in error.errors()]) from None
     problems = _contradictions(config)
@@ -130,6 +142,9 @@ def _contradictions(config: ExperimentConfig) -> list[str]:
         problems.append(f"model.attention_levels: levels are 0 to {len(model.channel_multipliers) - 1}")
     if diffusion.prediction == "residual" and not model.condition_channels:
         problems.append("diffusion.prediction: residual needs a degraded image, but model.condition_channels is 0")
+    elif (model.image_channels, model.condition_channels) != (3, 3):
+        found = f"{model.image_channels} and {model.condition_channels}"
+        problems.append(f"model: photographs have image_channels=3 and condition_channels=3, got {found}")
     if training.batch_size % training.num_micro_batches:
         problems.append(f"training.num_micro_batches: must divide batch_size={training.batch_size}")
     if config.sampler.num_steps > config.schedule.num_timesteps:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from restore_diff.files import printable
 
+METRICS = ("psnr", "ssim", "lpips")
 DTYPES = {
     "auto": "auto",
     "float32": "float32",

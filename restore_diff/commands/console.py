@@ -1,5 +1,7 @@
 """What a command prints. A file may be named anything: its name must not move the cursor, nor end the program."""
 
+import contextlib
+import io
 import logging
 import sys
 from collections.abc import Iterator
@@ -19,6 +21,24 @@ def say(*lines: object, to: TextIO | None = None) -> None:
         for line in lines:
             stream.write(printable(line).encode(encoding, "backslashreplace").decode(encoding) + "\n")
         stream.flush()
+
+
+def lines_of(error: Exception | str) -> list[str]:
+    """What an error says; of an OSError, the file and the reason."""
+    text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+    return text.splitlines() or [type(error).__name__]
+
+
+def complain(program: str, error: Exception | str) -> None:
+    """Print on stderr what is wrong, one line for each mistake."""
+    say(*(f"{program}: {line}" for line in lines_of(error)), to=sys.stderr)
+
+
+@contextmanager
+def printing(enabled: bool) -> Iterator[None]:
+    """Let nothing out on stdout, inside the block, unless `enabled`."""
+    with contextlib.nullcontext() if enabled else contextlib.redirect_stdout(io.StringIO()):
+        yield
 
 
 class ConsoleHandler(logging.Handler):

@@ -1,9 +1,12 @@
 """What the user can mend: these are told in one line each, without a traceback."""
 
-from restore_diff.build import DeviceError
+from torch import OutOfMemoryError
+
+from restore_diff.build import DeviceError, MetricUnavailable
 from restore_diff.config import ConfigError
 from restore_diff.data.images import ImageError
 from restore_diff.data.listing import DataError
+from restore_diff.evaluation.sharing import OtherRankFailed
 from restore_diff.training.changes import ConfigChanged
 from restore_diff.training.checkpoint_folder import NoIntactCheckpoint
 from restore_diff.training.checkpoint_state import DamagedCheckpoint
@@ -17,7 +20,15 @@ USER_ERRORS = (
     DataError,
     DeviceError,
     ImageError,
+    MetricUnavailable,
     NoIntactCheckpoint,
+    OSError,  # a file that cannot be read or written, a full disk
+    OtherRankFailed,
     RunFolderError,
     WeightsError,
 )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the machine or its accelerator had no memory left; on the CPU, torch raises a plain RuntimeError."""
+    return isinstance(error, MemoryError | OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from restore_diff.commands.arguments import count, device, dtype, hyphenated, path, pixels, tile
-from restore_diff.commands.console import logging_to_console, say
+from restore_diff.commands.console import lines_of, logging_to_console, say
+from restore_diff.commands.exit_codes import BAD_USAGE, INTERRUPTED, OK, SOME_FAILED
 from restore_diff.restoration.job_plan import Naming, Plan, PlanError, plan_folder
 
 if TYPE_CHECKING:
     from restore_diff.restoration.folder import Restore
 
-OK, BAD_USAGE, SOME_FAILED, INTERRUPTED = 0, 2, 3, 130
 SAMPLERS = ("ddim",)
 
 
@@ -63,9 +63,11 @@ def _run(args: argparse.Namespace) -> int:
     if plan.scan.ignored and not args.quiet:
         say(_ignored(plan))
     if plan.jobs:
+        from restore_diff.commands.errors import USER_ERRORS  # heavy
+
         try:
             restore = _load(args)
-        except (ValueError, OSError) as error:
+        except USER_ERRORS as error:
             return _bad_usage(error)
         _restore_all(plan, restore, args, tally)
     return _conclude(plan, tally, args, time.monotonic() - started)
@@ -147,7 +149,7 @@ def _ignored(plan: Plan) -> str:
 
 
 def _bad_usage(error: Exception | str) -> int:
-    lines = error.args if isinstance(error, PlanError) else str(error).splitlines()
+    lines = error.args if isinstance(error, PlanError) else lines_of(error)
     say(*(f"{'restore.py: ' if number == 0 else ''}{line}" for number, line in enumerate(lines)), to=sys.stderr)
     return BAD_USAGE
 

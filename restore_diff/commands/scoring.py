@@ -1,16 +1,19 @@
 """What train.py and test.py share: score a test set, write the files, print the table."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor, nn
+from torch.utils.data import Subset
 from torchvision.transforms.functional import center_crop
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
 from restore_diff import build
+from restore_diff.commands.arguments import METRICS
 from restore_diff.commands.console import say
 from restore_diff.config import ExperimentConfig
 from restore_diff.data.images import write_image
@@ -19,6 +22,7 @@ from restore_diff.evaluation.evaluator import Evaluator, PairDataset
 from restore_diff.evaluation.panels import choose_examples, draw_panel
 from restore_diff.evaluation.report import Report
 from restore_diff.evaluation.scoring import Row
+from restore_diff.evaluation.sharing import WHOLE, Share
 from restore_diff.evaluation.summary import summarise
 from restore_diff.evaluation.tables import console_table, latex_row, markdown_table
 from restore_diff.restoration.restorer import Restorer
@@ -27,44 +31,58 @@ from restore_diff.training.run_log import RunLog
 NUM_PANEL_ROWS = 4
 PANEL_PX = 256
 PICTURE = "before_after.png"
+VALIDATION_METRICS = ("psnr", "ssim")
 
 
 class Choice(NamedTuple):
     """How a test set is scored, beyond what the config says."""
 
-    metrics: Sequence[str] = ("psnr", "ssim", "lpips")
+    metrics: Sequence[str] = METRICS
     seeds: Sequence[int] = (0,)
     limit: int | None = None
     save_images: bool = False
     lpips_weights: Path | None = None
     download: bool = False
-    quiet: bool = False
+    share: Share = WHOLE
+
+
+def set_folder(parent: Path, source: str) -> Path:
+    """Where the report on a test set goes: a folder of its own in `parent`, by whatever path the set is named."""
+    return parent / (re.sub(r"[^\w-]+", "_", source).strip("_")[-60:] or "here")
 
 
 def score_test_set(
     config: ExperimentConfig, restorer: Restorer, pairs: PairList, folder: Path, choice: Choice
 ) -> Report:
-    """Restore and score every pair; per_image.csv, summary.json, tables and a picture go to `folder`."""
-    dataset: PairDataset = build.images(config, pairs)
-    if choice.limit is not None:
-        dataset = [dataset[index] for index in range(min(choice.limit, len(dataset)))]
+    """Restore and score every pair; per_image.csv, summary.json, tables and a picture go to `folder`.
+
+    Where several processes share the pairs, all return the whole report, and the first one writes it.
+    """
+    images = build.images(config, pairs)
+    dataset = Subset(images, range(min(choice.limit or len(images), len(images))))
     protocols = build.protocols(config, pairs.protocols)
     lpips = build.lpips(config, choice.lpips_weights, choice.download)
     evaluator = Evaluator(restorer.restore, build.scorer(protocols, lpips, choice.metrics), restorer.device)
 
-    total = len(dataset) * len(choice.seeds)
-    with tqdm(total=total, unit="image", desc=pairs.name, disable=choice.quiet or None) as bar:
+    total = len(choice.share.positions(len(dataset))) * len(choice.seeds)
+    with tqdm(total=total, unit="image", desc=pairs.name, disable=None if choice.share.is_first else True) as bar:
 
         def on_image(row: Row, restored: Tensor) -> None:
             if choice.save_images:
                 seed = f"_seed{row.seed}" if len(choice.seeds) > 1 else ""
-                write_image(folder / "images" / f"{row.name}{seed}.png", restored)
+                path = folder / "images" / f"{row.name}{seed}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_image(path, restored)
             bar.update()
 
-        rows = evaluator.evaluate(dataset, choice.seeds, on_image)
+        rows = evaluator.evaluate(dataset, choice.seeds, on_image, choice.share)
     report = Report(pairs.name, rows, protocols, lpips)
+    if not choice.share.is_first:
+        return report
     write_report(report, folder)
-    if examples := choose_examples(rows, f"{choice.metrics[0]}_{protocols[0]}"):
+    (folder / PICTURE).unlink(missing_ok=True)
+    measures = [metric for metric in ("psnr", "ssim") if metric in choice.metrics]
+    if measures and (examples := choose_examples(rows, f"{measures[0]}_{protocols[0]}")):
         draw_panel(folder / PICTURE, examples, dataset, evaluator.restored)
     return report
 
@@ -90,7 +108,7 @@ def validation(
 
     `restorer` must hold the model that is trained.
     """
-    evaluator = Evaluator(restorer.restore, build.scorer(("rgb",), None), restorer.device)
+    evaluator = Evaluator(restorer.restore, build.scorer(("rgb",), None, VALIDATION_METRICS), restorer.device)
     dataset = build.images(config, pairs)
 
     def validate(_: nn.Module, step: int) -> dict[str, float]:
@@ -98,7 +116,8 @@ def validation(
         rows = evaluator.evaluate(dataset, on_image=lambda row, restored: pictures.append(restored))
         log.image(step, _panel(dataset, pictures[:NUM_PANEL_ROWS]))
         summary = summarise(rows)
-        return {name: summary[f"{name}_rgb"].mean or math.nan for name in ("psnr", "ssim")}
+        means = {name: summary[f"{name}_rgb"].mean for name in VALIDATION_METRICS}
+        return {name: math.nan if mean is None else mean for name, mean in means.items()}
 
     return validate
 

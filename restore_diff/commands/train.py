@@ -4,10 +4,9 @@ import argparse
 import sys
 
 from restore_diff.commands.arguments import device, hyphenated
-from restore_diff.commands.console import say
+from restore_diff.commands.console import complain
+from restore_diff.commands.exit_codes import BAD_USAGE, INTERRUPTED, OK
 from restore_diff.config import ConfigError, load_config, to_yaml
-
-OK, BAD_USAGE = 0, 2
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -17,22 +16,26 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = load_config(args.cfg, args.overrides)
     except ConfigError as error:
-        say(*(f"train.py: {problem}" for problem in error.problems), to=sys.stderr)
+        complain("train.py", error)
         return BAD_USAGE
     if args.print_config:
         print(to_yaml(config), end="")
         return OK
-    from restore_diff.commands.training_run import train  # heavy
+    try:
+        from restore_diff.commands.training_run import train  # heavy
 
-    return train(config, args, ["train.py", *argv])
+        return train(config, args, ["train.py", *argv])
+    except KeyboardInterrupt:  # before or after the training itself, which saves first
+        complain("train.py", "interrupted; the same command goes on from here")
+        return INTERRUPTED
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="train.py",
         description="Train on pairs, then score the test set. The same command again goes on where it stopped.",
-        epilog="exit codes: 0 done, 2 bad usage, config, data or checkpoint, 4 training could not go on (values not "
-        "finite, disk full), 130 Ctrl-C and 143 SIGTERM, both after saving",
+        epilog="exit codes: 0 done, 2 bad usage, config, data, checkpoint or files, 4 training could not go on (values "
+        "not finite, disk or memory full), 130 Ctrl-C and 143 SIGTERM, both after saving",
         allow_abbrev=False,
     )
     parser.add_argument(

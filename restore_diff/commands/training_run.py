@@ -2,15 +2,16 @@
 
 import argparse
 import os
-import sys
 from itertools import islice
+from pathlib import Path
 
 import torch
 
 from restore_diff import __version__, build
-from restore_diff.commands.console import logging_to_console, say
-from restore_diff.commands.errors import USER_ERRORS
-from restore_diff.commands.scoring import Choice, score_test_set, tell, validation
+from restore_diff.commands.console import complain, logging_to_console, say
+from restore_diff.commands.errors import USER_ERRORS, is_out_of_memory
+from restore_diff.commands.exit_codes import BAD_USAGE, OK, STOPPED
+from restore_diff.commands.scoring import Choice, score_test_set, set_folder, tell, validation
 from restore_diff.config import ExperimentConfig, to_dict, to_yaml
 from restore_diff.data.loading import TrainingBatches
 from restore_diff.data.pairs import PairList, shared_clean_images
@@ -19,28 +20,31 @@ from restore_diff.training.interruption import Interruption
 from restore_diff.training.optimisation import Optimisation
 from restore_diff.training.run_folder import RunFolder
 from restore_diff.training.run_log import RunLog
-from restore_diff.training.trainer import Trainer, TrainingInterrupted, TrainingStopped
-
-OK, BAD_USAGE = 0, 2
+from restore_diff.training.trainer import Trainer, TrainingInterrupted, TrainingStopped, Validate
 
 
 def train(config: ExperimentConfig, args: argparse.Namespace, command: list[str]) -> int:
     """Train, then score the test set; return the exit code."""
     try:
-        with logging_to_console(), Interruption() as interruption:
-            return _train(config, args, command, interruption)
+        with logging_to_console():
+            return _train(config, args, command)
     except (TrainingStopped, TrainingInterrupted) as error:
-        say(f"train.py: {error}", to=sys.stderr)
+        complain("train.py", error)
         return error.exit_code
     except USER_ERRORS as error:
-        say(*(f"train.py: {line}" for line in str(error).splitlines()), to=sys.stderr)
+        complain("train.py", error)
         return BAD_USAGE
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        complain("train.py", "out of memory; lower training.batch_size, or raise training.num_micro_batches")
+        return STOPPED
 
 
-def _train(config: ExperimentConfig, args: argparse.Namespace, command: list[str], interruption: Interruption) -> int:
+def _train(config: ExperimentConfig, args: argparse.Namespace, command: list[str]) -> int:
     device = build.select_device(args.device)
     training_pairs, validation_pairs = build.training_sets(config)
-    test_pairs = build.test_set(config)
+    test_pairs = build.test_set(config, config.data.test)
     build.protocols(config, test_pairs.protocols)  # a wrong name is told before the training, not after it
     batches = build.batches(config, training_pairs)
     model = build.network(config)
@@ -60,28 +64,39 @@ def _train(config: ExperimentConfig, args: argparse.Namespace, command: list[str
             say(f"the earlier run of this name is kept in {previous}")
         with RunLog(run.path) as log:
             validate = validation(config, restorer, validation_pairs, log) if validation_pairs else None
-            trainer = Trainer(
-                optimisation,
-                batches.iter_from,
-                config.training,
-                to_dict(config),
-                run,
-                log,
-                interruption,
-                validate,
-                best_metric="psnr",
-            )
-            if (left := config.training.num_steps - trainer.step) > 0:
-                say(_cost_line(config, optimisation, batches, left))
-            run.record_start(to_yaml(config), command, device)
-            trainer.run()
-
-        model = build.trained_network(config, build.load_experiment(run.path)[2], device)
-        restorer = build.restorer(config, model, device, build.select_precision("auto", device))
-        folder = run.path / "test" / test_pairs.name
-        tell(score_test_set(config, restorer, test_pairs, folder, Choice()), folder)
+            _fit(config, command, optimisation, batches, run, log, validate)
+        _score(config, run.path, device, test_pairs)
     say(f"next    python restore.py -i your_photos -o restored --ckpt {run.path}")
     return OK
+
+
+def _fit(
+    config: ExperimentConfig,
+    command: list[str],
+    optimisation: Optimisation,
+    batches: TrainingBatches,
+    run: RunFolder,
+    log: RunLog,
+    validate: Validate | None,
+) -> None:
+    interruption = Interruption()
+    experiment, start = to_dict(config), batches.iter_from
+    trainer = Trainer(
+        optimisation, start, config.training, experiment, run, log, interruption, validate, best_metric="psnr"
+    )
+    if (left := config.training.num_steps - trainer.step) > 0:
+        say(_cost_line(config, optimisation, batches, left))
+    run.record_start(to_yaml(config), command, optimisation.device)
+    with interruption:  # before it nothing needs to be saved, after it all is: a signal then ends the command
+        trainer.run()
+
+
+def _score(config: ExperimentConfig, run: Path, device: torch.device, pairs: PairList) -> None:
+    path, _, weights = build.load_experiment(run)
+    restorer, description = build.trained_restorer(path, config, weights, device)
+    say(description)
+    folder = set_folder(run / "test", config.data.test)
+    tell(score_test_set(config, restorer, pairs, folder, Choice()), folder)
 
 
 def _machine(device: torch.device) -> str:

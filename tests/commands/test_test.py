@@ -1,0 +1,345 @@
+"""test.py as a user meets it: trained weights, finished images or two reports, through the real main()."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_run import enter, run_test, run_train, scores, summary, tree, write_image, write_pairs
+
+from restore_diff.commands import test
+from restore_diff.metrics.protocols import PROTOCOLS
+from restore_diff.restoration.restorer import Restorer
+from restore_diff.training.weights import load_checkpoint_weights, save_weights
+
+RUN = Path("runs/b")
+REPORT = RUN / "test/tests"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A user's folder with two runs; the one that comes first in the alphabet is the newer."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        folder = enter(tmp_path_factory.mktemp("trained"), monkeypatch)
+        assert run_train("name=c", "seed=1") == 0
+        assert run_train("name=b") == 0
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, trained):
+    """A copy of it."""
+    folder = enter(tmp_path, monkeypatch)
+    for run in ("c", "b"):  # in this order: a copy is as new as when it was made
+        shutil.copytree(trained / "runs" / run, folder / "runs" / run)
+        os.utime(folder / "runs" / run / "checkpoints")
+    return folder
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    return enter(tmp_path, monkeypatch)
+
+
+def complaints(capsys) -> list[str]:
+    """What went to stderr. A traceback would be more than the test expects."""
+    return capsys.readouterr().err.splitlines()
+
+
+def refused(capsys, *arguments: str) -> str:
+    """The one line that test.py refuses the arguments with, having written nothing."""
+    before = tree(Path())
+    capsys.readouterr()
+    assert run_test(*arguments) == 2
+    (line,) = complaints(capsys)
+    assert line.startswith("test.py: ")
+    assert tree(Path()) == before
+    return line
+
+
+def test_without_arguments_the_newest_run_is_scored_on_its_own_test_set_as_training_scored_it(here, capsys):
+    before, picture = scores(REPORT), (REPORT / "before_after.png").read_bytes()
+    other = tree(Path("runs/c"))
+    assert run_test() == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("weights runs/b (step 4)  ddim 2 steps  whole images  cpu float32")
+    assert printed[1] == "tests: 3 images"
+    assert printed[2].startswith("  PSNR (rgb)  ")
+    assert printed[-2:] == [
+        f"wrote {REPORT}/: per_image.csv, summary.json, table.md, table.tex",
+        f"picture {REPORT}/before_after.png: degraded | restored | clean | error",
+    ]
+    assert scores(REPORT) == before
+    assert (REPORT / "before_after.png").read_bytes() == picture
+    assert tree(Path("runs/c")) == other
+
+
+def test_the_printed_means_are_those_of_the_files(here, capsys):
+    assert run_test("--metrics", "psnr") == 0
+    line = capsys.readouterr().out.splitlines()[2]
+    columns = summary(REPORT)["summary"]
+    before, after, gain = (columns[f"psnr_rgb{end}"]["mean"] for end in ("_input", "", "_gain"))
+    assert line.startswith(f"  PSNR (rgb)  {before:.2f} -> {after:.2f} ± ")
+    assert line.endswith(f", n=3), gain {gain:+.2f}")
+    assert abs(after - np.mean([float(row["psnr_rgb"]) for row in scores(REPORT)])) < 1e-6
+
+
+def test_a_run_a_checkpoint_and_a_weights_file_score_alike_each_in_its_place(here):
+    weights = load_checkpoint_weights(RUN)
+    save_weights(Path("weights"), weights.tensors, weights.config, weights.step)
+    expected = scores(REPORT)
+    for path, report in (
+        ("runs/b", REPORT),
+        ("runs/b/checkpoints/00000004", REPORT),
+        ("weights", Path("weights_test/tests")),
+    ):
+        shutil.rmtree(report, ignore_errors=True)
+        assert run_test("--ckpt", path) == 0
+        assert scores(report) == expected
+    assert run_test("--ckpt", "runs/c", "--out", "elsewhere") == 0
+    assert scores(Path("elsewhere/tests")) != expected
+
+
+def test_each_test_set_has_a_report_of_its_own_in_the_run_folder(here):
+    write_pairs(here / "more/tests", 2, first=200)
+    outside = str(here / "more/tests/input") + ":" + str(here / "more/tests/target")
+    before = tree(here / "more")
+    assert run_test("--data", "tests", "--data", "more/tests", "--data", outside) == 0
+    reports = sorted(path.parent for path in (RUN / "test").rglob("summary.json"))
+    assert len(reports) == 3
+    assert [summary(RUN / "test" / name)["n"] for name in ("tests", "more_tests")] == [3, 2]
+    assert tree(here / "more") == before
+
+
+def test_limit_scores_the_first_images(here):
+    everything = scores(REPORT)
+    assert run_test("--limit", "2") == 0
+    assert scores(REPORT) == everything[:2]
+    assert run_test("--limit", "99") == 0
+    assert scores(REPORT) == everything
+
+
+def test_only_the_metrics_that_are_asked_for_are_computed(here):
+    assert run_test("--metrics", "ssim") == 0
+    assert scores(REPORT)[0].keys() == {"name", "width", "height", "seed", "ssim_rgb", "ssim_rgb_input", "flags"}
+    assert (REPORT / "before_after.png").is_file()
+
+
+def test_all_protocols_score_the_same_images(here, capsys):
+    everything = scores(REPORT)
+    assert run_test("--protocol", "all") == 0
+    assert summary(REPORT)["protocols"].keys() == PROTOCOLS.keys()
+    assert [row["psnr_rgb"] for row in scores(REPORT)] == [row["psnr_rgb"] for row in everything]
+    printed = capsys.readouterr().out
+    assert all(f"({name})" in printed for name in PROTOCOLS)
+
+
+def test_seeds_are_samples_of_their_own_and_the_first_is_that_of_one_seed(here):
+    one = scores(REPORT)
+    assert run_test("--seeds", "2", "--save-images") == 0
+    rows = scores(REPORT)
+    assert [(row["name"], row["seed"]) for row in rows[:3]] == [("100", "0"), ("100", "1"), ("101", "0")]
+    assert rows[::2] == one
+    assert all(first["psnr_rgb"] != second["psnr_rgb"] for first, second in zip(rows[::2], rows[1::2], strict=True))
+    assert summary(REPORT)["summary"]["psnr_rgb"]["seed_std"] > 0
+    assert len(list((REPORT / "images").glob("*_seed[01].png"))) == 6
+
+
+def test_more_steps_and_tiles_restore_otherwise(here, capsys):
+    one = scores(REPORT)
+    assert run_test("--steps", "5") == 0
+    assert scores(REPORT) != one
+    assert run_test("--tile", "16", "--tile_overlap", "4") == 0
+    assert "tiles of 16 px" in capsys.readouterr().out
+    assert scores(REPORT) != one
+
+
+def test_saved_images_scored_from_their_files_give_exactly_the_same_numbers(here):
+    write_pairs(here / "tests", 2, first=200, names=("input/night/{}", "target/night/{}"))
+    assert run_test("--save-images") == 0
+    assert run_test("--pred", str(REPORT / "images"), "--target", "tests/target", "--out", "again") == 0
+    columns = ("name", "width", "height", "psnr_rgb", "ssim_rgb")
+    first, again = ([{name: row[name] for name in columns} for row in scores(path)] for path in (REPORT, Path("again")))
+    assert len(first) == 5
+    assert first == again
+
+
+def test_finished_images_are_scored_without_any_run(empty, capsys):
+    assert run_test("--pred", "tests/input", "--target", "tests/target", "--metrics", "psnr,ssim") == 0
+    assert capsys.readouterr().out.splitlines()[0] == "tests/input: 3 images"
+    assert len(scores(Path("scores/tests_input"))) == 3
+
+
+def test_finished_images_that_cannot_be_scored_are_refused_by_name(empty, capsys):
+    finished = ("--pred", "tests/input", "--target", "tests/target")
+    shutil.copy("tests/input/101.png", "tests/input/103.png")
+    assert "1 images of tests/input have no partner in tests/target (103)" in refused(capsys, *finished)
+    Path("tests/input/103.png").unlink()
+    write_image(Path("tests/input/101.png"), np.zeros((26, 32, 3), np.uint8))
+    assert "1 images differ in size from their clean partners: 101" in refused(capsys, *finished)
+    Path("tests/input/101.png").unlink()
+    Image.new("RGB", (33, 26)).save("tests/input/101.jpg")
+    assert "1 images to score are JPEG, which changed them: 101.jpg" in refused(capsys, *finished)
+    assert run_test(*finished, "--allow-jpeg") == 0
+    assert refused(capsys, "--pred", "x", "--target", "tests/target") == "test.py: x: no such folder"
+
+
+def test_two_reports_are_compared_image_by_image(here, capsys):
+    first, second = Path("runs/b/test/tests"), Path("runs/c/test/tests")
+    capsys.readouterr()
+    assert run_test("--compare", str(first / "per_image.csv"), str(second / "per_image.csv")) == 0
+    header, psnr, ssim = capsys.readouterr().out.splitlines()
+    means = [np.mean([float(row["psnr_rgb"]) for row in scores(report)]) for report in (first, second)]
+    assert header == f"{first}/per_image.csv -> {second}/per_image.csv"
+    assert psnr.startswith(f"psnr_rgb  {means[0]:.2f} -> {means[1]:.2f}, difference {means[1] - means[0]:+.2f}")
+    assert ssim.startswith("ssim_rgb  ")
+
+
+def test_what_cannot_be_compared_is_told_in_one_line(here, capsys):
+    good = str(REPORT / "per_image.csv")
+    lines = Path(good).read_text().splitlines(keepends=True)
+    for name, text in (
+        ("shorter.csv", "".join(lines[:-1])),
+        ("head.csv", lines[0]),
+        ("word.csv", lines[0] + lines[1].replace("100,33", "100,wide")),
+        ("long.csv", lines[0] + "a" * 200_000),
+        ("other.csv", "a,b\n1,2\n"),
+    ):
+        Path(name).write_text(text)
+    assert "do not hold the same images: 102" in refused(capsys, "--compare", good, "shorter.csv")
+    assert "head.csv and head.csv hold no scores" in refused(capsys, "--compare", "head.csv", "head.csv")
+    assert "word.csv, line 2: invalid literal" in refused(capsys, "--compare", "word.csv", good)
+    assert "long.csv is no per_image.csv" in refused(capsys, "--compare", good, "long.csv")
+    assert "other.csv: not a per_image.csv; its columns are a, b" in refused(capsys, "--compare", "other.csv", good)
+    assert refused(capsys, "--compare", "x.csv", good) == "test.py: x.csv: No such file or directory"
+    assert refused(capsys, "--compare", "tests", good) == "test.py: tests: Is a directory"
+
+
+def test_lpips_without_its_weights_is_not_computed_and_the_rest_is(here, capsys):
+    assert run_test("--lpips", "vgg") == 0
+    assert "  LPIPS not computed: put vgg16-397923af.pth (528 MB, " in capsys.readouterr().out
+    assert summary(REPORT)["lpips"]["status"] == "unavailable"
+    assert "psnr_rgb" in scores(REPORT)[0]
+    assert run_test("--metrics", "psnr,lpips") == 0  # asked for by name, though the config wants none
+    assert "  LPIPS not computed: put alexnet-owt-7be5be79.pth" in capsys.readouterr().out
+
+
+def test_lpips_that_was_insisted_on_is_refused_where_it_cannot_be_computed(here, capsys):
+    Path("noise.pth").write_bytes(b"noise")
+    assert "no such file with LPIPS weights: nowhere.pth" in refused(capsys, "--lpips-weights", "nowhere.pth")
+    assert "noise.pth cannot be read as weights" in refused(capsys, "--lpips-weights", "noise.pth")
+    assert "LPIPS alone is asked for and not computed: put alexnet" in refused(capsys, "--metrics", "lpips")
+    finished = ("--pred", "tests/input", "--target", "tests/target")
+    assert "not computed: put alexnet" in refused(capsys, *finished, "--metrics", "lpips")
+
+
+def test_weights_that_cannot_be_used_are_told_in_one_line(here, capsys):
+    weights = load_checkpoint_weights(RUN)
+    older = weights.config | {"training": weights.config["training"] | {"momentum": 0.9}}
+    wider = weights.config | {"model": weights.config["model"] | {"base_channels": 16}}
+    for name, config in (("older.safetensors", older), ("wider.safetensors", wider)):
+        save_weights(Path(name), weights.tensors, config, 4)
+    assert "older.safetensors: the config in it is none of this version" in refused(
+        capsys, "--ckpt", "older.safetensors"
+    )
+    assert "do not fit the network of their config: conv_in.bias" in refused(capsys, "--ckpt", "wider.safetensors")
+    assert refused(capsys, "--ckpt", "x") == "test.py: x: no such checkpoint, weights file or run folder"
+    assert "holds neither state.json nor checkpoints" in refused(capsys, "--ckpt", "tests")
+    (RUN / "checkpoints/best.json").write_text("{")
+    assert "best.json is damaged; remove it" in refused(capsys)
+    (RUN / "checkpoints/best.json").unlink()
+    (RUN / "checkpoints/00000004/ema.safetensors").write_bytes(b"")
+    assert "00000004 damaged (ema.safetensors: 0 of " in refused(capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--data", "nowhere"], "nowhere: neither a card nor a folder"),
+        (["--protocol", "rbg"], "unknown metric protocol 'rbg'"),
+        (["--steps", "1001"], "sampler.num_steps: must not exceed schedule.num_timesteps=1000"),
+        (["--tile", "30"], "tiling.tile_size_px: must be a multiple of 4, got 30"),
+        (["--device", "cuda:99"], "device cuda:99: this machine has "),
+        (["--out", "pairs/input/000.png"], "pairs/input/000.png/tests: Not a directory"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(here, capsys, arguments, told):
+    assert told in refused(capsys, *arguments)
+
+
+def test_where_nothing_is_trained_one_line_says_what_to_do(empty, capsys):
+    assert refused(capsys) == (
+        "test.py: no trained run in runs/: "
+        "train one with `python train.py --cfg derain.yaml`, or name weights by --ckpt"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--pred", "x"],
+        ["--target", "x"],
+        ["--data", ""],
+        ["--limit", "0"],
+        ["--metrics", "psnr,mse"],
+        ["--protocol", ","],
+        ["--compare", "x"],
+        ["x"],
+    ],
+)
+def test_malformed_arguments_end_with_exit_code_2(arguments):
+    with pytest.raises(SystemExit) as end:
+        test.main(arguments)
+    assert end.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--pred", "x", "--target", "y", "--limit", "3", "--save_images"], "--limit, --save-images: no effect with"),
+        (["--compare", "x", "y", "--metrics", "psnr"], "--metrics: no effect with --compare"),
+        (["--allow-jpeg"], "--allow-jpeg: no effect without --pred"),
+        (["--metrics", "psnr", "--lpips", "vgg"], "--lpips: no effect without lpips in --metrics"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(arguments, told, capsys):
+    with pytest.raises(SystemExit) as end:
+        test.main(arguments)
+    assert end.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_images_that_are_not_finite_are_named_and_end_with_3(here, capsys, monkeypatch):
+    restore = Restorer.restore
+
+    def broken(self, degraded, names, seed=0):
+        if names == ["101"]:
+            raise FloatingPointError
+        return restore(self, degraded, names, seed)
+
+    monkeypatch.setattr(Restorer, "restore", broken)
+    assert run_test() == 3
+    assert complaints(capsys)[-1] == "test.py: 1 images gave values that are not finite: 101"
+    assert scores(REPORT)[1]["psnr_rgb"] == "nan"
+    assert summary(REPORT)["summary"]["psnr_rgb"]["n"] == 2
+
+
+def test_memory_that_runs_out_ends_with_4_and_advice(here, capsys, monkeypatch):
+    def restore(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(Restorer, "restore", restore)
+    assert run_test() == 4
+    assert complaints(capsys)[-1] == "test.py: out of memory; tiles need less, e.g. --tile 256"
+
+
+def test_ctrl_c_ends_with_130_and_leaves_the_earlier_report(here, capsys, monkeypatch):
+    before = tree(REPORT)
+    monkeypatch.setattr(Restorer, "restore", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    assert run_test() == 130
+    assert complaints(capsys)[-1] == "test.py: interrupted"
+    assert tree(REPORT) == before
