@@ -11,9 +11,9 @@ from restore_diff.schema import settings
 @settings
 class DataConfig:
     train: str = Field(
-        default="skimage", description="a card in datasets/, or a folder of pairs or of clean photographs"
+        default="skimage", min_length=1, description="a card in datasets/, or a folder of pairs or of clean photographs"
     )
-    test: str = Field(default="skimage", description="likewise; never trained on")
+    test: str = Field(default="skimage", min_length=1, description="likewise; never trained on")
     root: str = Field(default="data", description="where the folders of cards lie")
     weather: Literal["none", "rain"] = Field(
         default="none", description="rendered on clean photographs that have no partner"

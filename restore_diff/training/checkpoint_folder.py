@@ -83,11 +83,12 @@ def mark_best(folder: Path, best: Best | None) -> None:
 
 
 def best_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint that best.json names, None where there is none. Raises ValueError where best.json is damaged."""
+    """The checkpoint that best.json names; None where there is none, or it is gone. Raises ValueError where best.json is damaged."""
     if not (folder / BEST).exists():
         return None
     try:
         best = TypeAdapter(Best).validate_json(read_at_most(folder / BEST, MAX_BEST_BYTES))
     except ValueError:
         raise ValueError(f"{folder / BEST} is damaged; remove it to use the newest checkpoint") from None
-    return folder / f"{best.step:08d}"
+    path = folder / f"{best.step:08d}"
+    return path if path.is_dir() else None

@@ -14,7 +14,7 @@ from restore_diff.training.optimisation import Optimisation, TrainingBatch
 class Cost(NamedTuple):
     seconds_per_step: float
     memory_bytes: int
-    """The most that was in use: on an accelerator, of its memory; on the CPU, of this process."""
+    """The most in use, AdamW's moments included: on an accelerator, of its memory; on the CPU, of this process."""
 
 
 def measure_cost(optimisation: Optimisation, batches: list[TrainingBatch], num_repeats: int = 3) -> Cost:
@@ -29,7 +29,8 @@ def measure_cost(optimisation: Optimisation, batches: list[TrainingBatch], num_r
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - started)
         optimisation.optimizer.zero_grad(set_to_none=True)
-    return Cost(median(seconds[1:]), _peak_memory(device))
+    moments = 0 if optimisation.optimizer.state else 2 * sum(p.nbytes for p in optimisation.model.parameters())
+    return Cost(median(seconds[1:]), _peak_memory(device) + moments)
 
 
 def _peak_memory(device: torch.device) -> int:

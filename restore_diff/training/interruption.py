@@ -11,8 +11,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class Interruption:
     """Within `with`, the first SIGTERM or SIGINT only sets `.signal`; a second one ends the process at once.
 
-    Enter it in the main thread, early: a signal that comes while images are read or the network is built is then obeyed
-    before the first step. Not entered, it never interrupts.
+    Enter it in the main thread, around the training alone: before it nothing is to be saved, after it all is. Not
+    entered, it never interrupts.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Deliberate mistakes in the U-Net, tiles and Restorer: (file, text that occurs once, mistake, test that fails by it)."""
+"""Deliberate mistakes in U-Net, tiles, Restorer: (file, text that occurs once, mistake, test that fails by it)."""
 
 MUTATIONS = [
     (
