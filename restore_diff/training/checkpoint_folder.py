@@ -83,7 +83,7 @@ def mark_best(folder: Path, best: Best | None) -> None:
 
 
 def best_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint that best.json names; None where there is none, or it is gone. Raises ValueError where best.json is damaged."""
+    """The checkpoint that best.json names; None where there is none, or it is gone. Raises ValueError if damaged."""
     if not (folder / BEST).exists():
         return None
     try:
