@@ -1,6 +1,7 @@
 """How fast: training, restoring a 720x480 photograph, and what sampler and tiles add to the bare network calls.
 
-python benchmarks/speed.py --sizes tiny base --out benchmarks/results/speed_cpu.json
+python benchmarks/speed.py --sizes tiny --out benchmarks/results/speed_tiny_cpu.json
+python benchmarks/speed.py --sizes base --steps 1 --tiles 256 --repeats 1 --out benchmarks/results/speed_base_cpu.json
 
 Weights are random: speed does not depend on them. Each figure is a median; each ratio is taken within one run, A and B
 in turn.
@@ -12,7 +13,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,7 +35,9 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["tiny", "base"], help="of configs/sizes")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--tiles", type=int, nargs="+", default=[0, 128, 256])
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     device = build.select_device(args.device)
@@ -42,10 +45,10 @@ def main() -> None:
     for size in args.sizes:
         config = load_config(["derain.yaml", f"sizes/{size}.yaml"], [f"training.batch_size={args.batch_size}"])
         show(result["training"], size=size, **training(config, device))
-        for num_steps, tile in ((1, 0), (1, 128), (1, 256), (4, 0), (4, 256)):
+        for num_steps, tile in product(args.steps, args.tiles):
             show(result["restoring"], size=size, **restoring(config, device, num_steps, tile, args.repeats))
-        for tile in (0, 256):
-            show(result["overhead"], size=size, **overhead(config, device, tile, args.repeats))
+        for tile in args.tiles:
+            show(result["overhead"], size=size, **overhead(config, device, max(args.steps), tile, args.repeats))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(result, indent=1) + "\n")
@@ -73,9 +76,9 @@ def restoring(
     return {"size_px": f"{WIDTH}x{HEIGHT}", "num_steps": num_steps, "tile_px": tile, "seconds": round(seconds, 3)}
 
 
-def overhead(config: ExperimentConfig, device: torch.device, tile: int, repeats: int) -> dict[str, Any]:
+def overhead(config: ExperimentConfig, device: torch.device, num_steps: int, tile: int, repeats: int) -> dict[str, Any]:
     """The whole restoration against the same network calls alone, in turn."""
-    restorer, model = build_restorer(config, device, 4, tile)
+    restorer, model = build_restorer(config, device, num_steps, tile)
     calls: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     forward = model.forward
 
@@ -93,8 +96,13 @@ def overhead(config: ExperimentConfig, device: torch.device, tile: int, repeats:
             for call in calls:
                 model(*call)
 
-    whole, network = timed([lambda: restorer.restore(image, ["photograph"]), bare], device, max(repeats, 5))
-    return {"tile_px": tile, "num_calls": len(calls), "whole_over_network": round(whole / network, 4)}
+    whole, network = timed([lambda: restorer.restore(image, ["photograph"]), bare], device, repeats)
+    return {
+        "tile_px": tile,
+        "num_steps": num_steps,
+        "num_calls": len(calls),
+        "whole_over_network": round(whole / network, 4),
+    }
 
 
 def build_restorer(

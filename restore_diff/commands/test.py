@@ -43,6 +43,18 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "finite, 4 out of memory, 130 interrupted",
         allow_abbrev=False,
     )
+    _add_subjects(parser)
+    _add_metrics(parser)
+    _add_restoring(parser)
+    _add_files(parser)
+    args = parser.parse_args(argv)
+    if (args.pred is None) != (args.target is None) and not args.nr:
+        parser.error("--pred and --target belong together")
+    _refuse_what_has_no_effect(parser, args)
+    return args
+
+
+def _add_subjects(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what is scored")
     what.add_argument(
         "--ckpt", type=path, metavar="PATH", help="checkpoint, weights or run folder (default: newest run)"
@@ -69,6 +81,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="paired difference of two per_image.csv, second minus first",
     )
 
+
+def _add_metrics(parser: argparse.ArgumentParser) -> None:
     metrics = parser.add_argument_group("metrics")
     metrics.add_argument("--metrics", type=_choices(METRICS), metavar="NAMES", help="of psnr,ssim,lpips (default: all)")
     metrics.add_argument(
@@ -79,6 +93,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     metrics.add_argument("--fid", action="store_true", help="also FID and KID between --pred and --target")
     metrics.add_argument("--download", action="store_true", help="fetch missing weights of metrics, hash checked")
 
+
+def _add_restoring(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how it is restored (default: as the checkpoint's config says)")
     how.add_argument("--steps", type=count(1), metavar="N", help="network calls per image")
     how.add_argument(
@@ -94,6 +110,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     how.add_argument("--device", type=device, default="auto", metavar="auto|cpu|cuda[:N]|mps")
     how.add_argument("--dtype", type=dtype, default="auto", metavar="auto|float32|bfloat16|float16")
 
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
     files = parser.add_argument_group("files")
     files.add_argument(
         "--out",
@@ -104,11 +122,6 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     files.add_argument(
         "--save-images", action="store_true", help="also write each restored image, to images/ beside the report"
     )
-    args = parser.parse_args(argv)
-    if (args.pred is None) != (args.target is None) and not args.nr:
-        parser.error("--pred and --target belong together")
-    _refuse_what_has_no_effect(parser, args)
-    return args
 
 
 def _refuse_what_has_no_effect(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
