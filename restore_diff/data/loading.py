@@ -135,6 +135,7 @@ class _Samples:
     seed: int
 
     def batch(self, positions: list[int]) -> Batch:
+        """The samples at these positions of the run; neighbours that share an image read it once."""
         crops: list[list[Tensor]] = []  # of each sample: clean, and degraded if there is a file
         names: list[str] = []
         for slot, group in groupby(positions, lambda position: position // self.config.crops_per_image):

@@ -90,6 +90,7 @@ class SelfAttention(nn.Module):
         self.to_out = nn.ModuleList([zeroed(nn.Linear(num_channels, num_channels))])
 
     def forward(self, features: Images) -> Images:
+        """(batch, channels, height, width) in and out."""
         tokens = rearrange(self.group_norm(features), "b c h w -> b (h w) c")
         query, key, value = (
             rearrange(project(tokens), "b n (heads d) -> b heads n d", heads=self.num_heads)
