@@ -11,7 +11,6 @@ from restore_diff.config import ConfigError, ExperimentConfig, config_from_dict,
 from restore_diff.data.config import DataConfig
 from restore_diff.data.decoded_images import read_sizes
 from restore_diff.data.holdout import hold_out
-from restore_diff.data.listing import first_names
 from restore_diff.data.loading import TrainingBatches, check_sizes
 from restore_diff.data.pairs import PairedImageDataset, PairList, Renderer, find_pairs, require_degraded
 from restore_diff.data.weather.rain import RainRenderer
@@ -25,9 +24,6 @@ from restore_diff.metrics.weights import MetricUnavailable
 from restore_diff.models.unet import UNet
 from restore_diff.randomness import mix
 from restore_diff.restoration.restorer import Restorer
-from restore_diff.training.weights import Weights, WeightsError, load_checkpoint_weights
-
-RUNS = Path("runs")
 
 
 class DeviceError(ValueError):
@@ -55,14 +51,14 @@ def select_precision(name: str, device: torch.device) -> Literal["float32", "bfl
 
 def network(config: ExperimentConfig) -> UNet:
     """The untrained network, its first weights drawn from the seed."""
-    with torch.random.fork_rng(devices=[]), _settings_of("model"):
+    with torch.random.fork_rng(devices=[]), settings_of("model"):
         torch.manual_seed(mix(config.seed, "weights"))
         return UNet(config.model)
 
 
 def schedule(config: ExperimentConfig) -> NoiseSchedule:
     """Raises ConfigError for settings that make no schedule."""
-    with _settings_of("schedule"):
+    with settings_of("schedule"):
         return NoiseSchedule(config.schedule)
 
 
@@ -75,7 +71,7 @@ def restorer(
     config: ExperimentConfig, model: UNet, device: torch.device, precision: Literal["float32", "bfloat16", "float16"]
 ) -> Restorer:
     """Restores with the weights that `model` has when called; `model` is on `device`, in evaluation mode."""
-    with _settings_of("sampler"):
+    with settings_of("sampler"):
         sampler = SAMPLERS[config.sampler.name](schedule(config), config.diffusion.prediction, config.sampler)
     return Restorer(model, sampler, config.tiling, model.size_multiple, device, precision)
 
@@ -127,7 +123,7 @@ def lpips(
 
 def protocols(config: ExperimentConfig, of_dataset: Sequence[str]) -> tuple[str, ...]:
     """Those that the config names, else `rgb` and those of the data set's card. Raises ConfigError."""
-    with _settings_of("evaluation.protocols"):
+    with settings_of("evaluation.protocols"):
         return select_protocols(config.evaluation.protocols, of_dataset)
 
 
@@ -151,50 +147,12 @@ def batches(config: ExperimentConfig, pairs: PairList) -> TrainingBatches:
 
 
 @contextmanager
-def _settings_of(section: str) -> Iterator[None]:
+def settings_of(section: str) -> Iterator[None]:
     """What a class says of its settings, told as a mistake in that section of the config."""
     try:
         yield
     except ValueError as error:
         raise ConfigError([f"{section}: {error}"]) from error
-
-
-def newest_run(runs: Path = RUNS) -> Path:
-    """The run folder that was written to last. Raises WeightsError where there is none with a checkpoint."""
-    found = [path for path in runs.glob("*/checkpoints") if any(path.glob("[0-9]*"))]
-    if not found:
-        raise WeightsError(
-            f"no trained run in {runs}/: train one with `python train.py --cfg derain.yaml`, or name weights by --ckpt"
-        )
-    return max(found, key=lambda path: path.stat().st_mtime).parent
-
-
-def load_experiment(checkpoint: Path | None) -> tuple[Path, ExperimentConfig, Weights]:
-    """The config and averaged weights of a checkpoint, a weights file, or a run; of the newest run if None is named."""
-    path = checkpoint or newest_run()
-    if not path.exists():
-        raise WeightsError(f"{path}: no such checkpoint, weights file or run folder")
-    try:
-        weights = load_checkpoint_weights(path)
-        return path, config_from_dict(weights.config), weights
-    except ConfigError as error:
-        problems = "; ".join(error.problems)
-        raise WeightsError(f"{path}: the config in it is none of this version of restore_diff: {problems}") from error
-    except ValueError as error:  # damaged in one way or another
-        raise WeightsError(str(error)) from error
-
-
-def trained_network(config: ExperimentConfig, weights: Weights, device: torch.device) -> UNet:
-    """Raises WeightsError where names or shapes of the weights are not those of the config's network."""
-    with torch.device("meta"), _settings_of("model"):
-        model = UNet(config.model)
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    found = {name: tensor.shape for name, tensor in weights.tensors.items()}
-    if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
-        raise WeightsError(f"the weights do not fit the network of their config: {first_names(wrong)}")
-    model.load_state_dict(weights.tensors, assign=True)
-    memory_format = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-    return model.to(device, memory_format=memory_format).eval()  # type: ignore[call-overload]
 
 
 def with_overrides(config: ExperimentConfig, **values: Any) -> ExperimentConfig:
@@ -204,41 +162,3 @@ def with_overrides(config: ExperimentConfig, **values: Any) -> ExperimentConfig:
         section, key = name.split("__")
         plain[section][key] = value
     return config_from_dict(plain)
-
-
-def load_restorer(
-    checkpoint: Path | None,
-    device: str = "auto",
-    precision: str = "auto",
-    num_steps: int | None = None,
-    sampler: str | None = None,
-    tile_size_px: int | None = None,
-    tile_overlap_px: int | None = None,
-) -> tuple[Restorer, str]:
-    """A restorer with the weights of a checkpoint, and one line that describes it; None: as the config says."""
-    path, config, weights = load_experiment(checkpoint)
-    given = {
-        "sampler__num_steps": num_steps,
-        "sampler__name": sampler,
-        "tiling__tile_size_px": tile_size_px,
-        "tiling__tile_overlap_px": tile_overlap_px,
-    }
-    config = with_overrides(config, **{name: value for name, value in given.items() if value is not None})
-    return trained_restorer(path, config, weights, select_device(device), precision)
-
-
-def trained_restorer(
-    path: Path, config: ExperimentConfig, weights: Weights, device: torch.device, precision: str = "auto"
-) -> tuple[Restorer, str]:
-    """A restorer with these weights, which come from `path`, and one line that describes it."""
-    dtype = select_precision(precision, device)
-    model = trained_network(config, weights, device)
-    return restorer(config, model, device, dtype), describe(path, config, weights, device, dtype)
-
-
-def describe(path: Path, config: ExperimentConfig, weights: Weights, device: torch.device, precision: str) -> str:
-    """`weights runs/derain (step 3000)  ddim 4 steps  whole images  cpu float32`"""
-    tile = config.tiling.tile_size_px
-    tiles = f"tiles of {tile} px" if tile else "whole images"
-    steps = f"{config.sampler.name} {config.sampler.num_steps} steps"
-    return f"weights {path} (step {weights.step})  {steps}  {tiles}  {device} {precision}"

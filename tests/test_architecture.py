@@ -23,7 +23,9 @@ MAY_IMPORT = {
     "evaluation": LEAVES | {"restoration", "metrics", "data"},
     "config": {"schema", "config_source"},  # and the areas' config.py, checked below
     "build": LEAVES | {"config", "diffusion", "models", "data", "metrics", "training", "restoration", "evaluation"},
-    "commands": LEAVES | {"build", "config", "data", "evaluation", "restoration", "training"},
+    "trained": LEAVES | {"build", "config", "data", "models", "restoration", "training"},
+    "interop": LEAVES | {"config", "models", "training"},
+    "commands": LEAVES | {"build", "trained", "interop", "config", "data", "evaluation", "restoration", "training"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

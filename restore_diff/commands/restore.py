@@ -81,9 +81,9 @@ def _is_image(path: Path) -> bool:
 
 def _load(args: argparse.Namespace) -> "Restore":
     """Build the restorer of the checkpoint, with what the arguments override of its config."""
-    from restore_diff import build
+    from restore_diff import trained
 
-    restorer, description = build.load_restorer(
+    restorer, description = trained.load_restorer(
         args.ckpt,
         device=args.device,
         precision=args.dtype,

@@ -5,7 +5,7 @@ import csv
 import sys
 from pathlib import Path
 
-from restore_diff import build
+from restore_diff import build, trained
 from restore_diff.commands.arguments import METRICS
 from restore_diff.commands.console import complain, logging_to_console, printing, say
 from restore_diff.commands.errors import USER_ERRORS, is_out_of_memory
@@ -43,7 +43,7 @@ def test(args: argparse.Namespace) -> int:
 
 def _score_model(args: argparse.Namespace, share: Share) -> int:
     """Score the weights of a checkpoint on each test set, at each number of steps."""
-    path, config, weights = build.load_experiment(args.ckpt)
+    path, config, weights = trained.load_experiment(args.ckpt)
     config = _overridden(config, args)
     sources = [str(source) for source in args.data or [config.data.test]]
     sets = [build.test_set(config, source) for source in sources]
@@ -58,7 +58,7 @@ def _score_model(args: argparse.Namespace, share: Share) -> int:
         folder = set_folder(args.out or _reports_of(path), source)
         reports: dict[int, Report] = {}
         for stepped in swept or [config]:
-            restorer, description = build.trained_restorer(path, stepped, weights, device, args.dtype)
+            restorer, description = trained.trained_restorer(path, stepped, weights, device, args.dtype)
             say(description)
             num_steps = stepped.sampler.num_steps
             of_steps = folder / f"steps_{num_steps}" if swept else folder

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from restore_diff import __version__, build
+from restore_diff import __version__, build, trained
 from restore_diff.commands.console import complain, logging_to_console, say
 from restore_diff.commands.errors import USER_ERRORS, is_out_of_memory
 from restore_diff.commands.exit_codes import BAD_USAGE, OK, STOPPED
@@ -59,7 +59,7 @@ def _train(config: ExperimentConfig, args: argparse.Namespace, command: list[str
         say(_cost_line(config, optimisation, batches, config.training.num_steps), "dry run: nothing was written")
         return OK
 
-    with RunFolder(build.RUNS / config.name) as run:
+    with RunFolder(trained.RUNS / config.name) as run:
         if args.fresh and (previous := run.set_aside()):
             say(f"the earlier run of this name is kept in {previous}")
         with RunLog(run.path) as log:
@@ -92,8 +92,8 @@ def _fit(
 
 
 def _score(config: ExperimentConfig, run: Path, device: torch.device, pairs: PairList) -> None:
-    path, _, weights = build.load_experiment(run)
-    restorer, description = build.trained_restorer(path, config, weights, device)
+    path, _, weights = trained.load_experiment(run)
+    restorer, description = trained.trained_restorer(path, config, weights, device)
     say(description)
     folder = set_folder(run / "test", config.data.test)
     tell(score_test_set(config, restorer, pairs, folder, Choice()), folder)

@@ -4,7 +4,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from restore_diff.data.weather.config import RainConfig
+from restore_diff.data.weather.config import (
+    CameraConfig,
+    HazeConfig,
+    Mixture,
+    RainConfig,
+    RaindropConfig,
+    SnowConfig,
+    Weather,
+)
 from restore_diff.schema import settings
 
 
@@ -15,10 +23,14 @@ class DataConfig:
     )
     test: str = Field(default="skimage", min_length=1, description="likewise; never trained on")
     root: str = Field(default="data", description="where the folders of cards lie")
-    weather: Literal["none", "rain"] = Field(
-        default="none", description="rendered on clean photographs that have no partner"
+    weather: Weather | Mixture = Field(
+        default="none", description="rendered on clean photographs that have no partner: one, or {name: share, ...}"
     )
     rain: RainConfig = Field(default_factory=RainConfig)
+    haze: HazeConfig = Field(default_factory=HazeConfig)
+    snow: SnowConfig = Field(default_factory=SnowConfig)
+    raindrop: RaindropConfig = Field(default_factory=RaindropConfig)
+    camera: CameraConfig = Field(default_factory=CameraConfig)
     num_validation: int = Field(
         default=8, ge=0, description="clean images held out of training, at most a fifth of them"
     )

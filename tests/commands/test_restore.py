@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from restore_diff import build
+from restore_diff import trained
 from restore_diff.commands import restore
 from restore_diff.data.images import read_image, write_image
 from restore_diff.restoration import folder
 
-BUILDER = build.load_restorer
+BUILDER = trained.load_restorer
 
 
 class Inversion:
@@ -42,7 +42,7 @@ class Inversion:
 @pytest.fixture
 def network(monkeypatch):
     inversion = Inversion()
-    monkeypatch.setattr(build, "load_restorer", inversion.load)
+    monkeypatch.setattr(trained, "load_restorer", inversion.load)
     return inversion
 
 
@@ -351,7 +351,7 @@ def test_no_checkpoint_is_bad_usage_in_one_line(photos, monkeypatch, capsys):
     def load(checkpoint, **overrides):
         raise FileNotFoundError("no run in runs/: train one with `python train.py --cfg derain.yaml`, or pass --ckpt")
 
-    monkeypatch.setattr(build, "load_restorer", load)
+    monkeypatch.setattr(trained, "load_restorer", load)
     save(photos / "a.png")
     assert run(photos) == 2
     assert capsys.readouterr().err == (

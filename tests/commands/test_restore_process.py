@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from restore_diff import build
+from restore_diff import trained
 from restore_diff.commands import restore
 from restore_diff.diffusion.samplers import SAMPLERS
 from restore_diff.files import printable
@@ -83,7 +83,7 @@ class Unchanged:
 
 DRIVER = """
 import sys, time
-from restore_diff import build
+from restore_diff import trained
 from restore_diff.commands.restore import main
 
 class Slow:
@@ -92,7 +92,7 @@ class Slow:
         time.sleep(0 if names[0] < "3" else 60)
         return 1 - degraded
 
-build.load_restorer = lambda *arguments, **named: (Slow(), "slow")
+trained.load_restorer = lambda *arguments, **named: (Slow(), "slow")
 raise SystemExit(main())
 """
 
@@ -118,6 +118,6 @@ def test_a_stopped_run_leaves_whole_files_and_is_finished_by_the_same_command(ph
     for path in out.glob("[!.]*"):
         with Image.open(path) as image:
             image.load()
-    monkeypatch.setattr(build, "load_restorer", lambda *arguments, **named: (Unchanged(), ""))
+    monkeypatch.setattr(trained, "load_restorer", lambda *arguments, **named: (Unchanged(), ""))
     assert restore.main(command[3:]) == 0
     assert sorted(path.name for path in out.iterdir()) == [f"{k}.png" for k in range(6)]

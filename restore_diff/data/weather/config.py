@@ -1,26 +1,17 @@
 """Settings of rendered weather. From each range one value is drawn, uniformly, anew for each image."""
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
+from restore_diff.data.weather.ranges import Pixels, Range, Ratio, Share, Tilt, TiltSpread
 from restore_diff.schema import settings
 
-Number = TypeVar("Number")
+Weather = Literal["none", "rain", "haze", "snow", "raindrop", "rain+haze", "snow+haze", "rain+raindrop"]
+"""What is rendered on a clean photograph; of two, the former lies in the scene behind the latter."""
 
-
-def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
-    if ends[0] > ends[1]:
-        raise ValueError(f"a range is written (low, high), got {ends}")
-    return ends
-
-
-Range = Annotated[tuple[Number, Number], AfterValidator(_ordered)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Pixels = Annotated[float, Field(gt=0, le=1000)]
-Tilt = Annotated[float, Field(ge=-70, le=70)]
-TiltSpread = Annotated[float, Field(ge=0, le=8)]
-Ratio = Annotated[float, Field(ge=1, le=100)]
+Mixture = dict[Weather, Annotated[float, Field(gt=0)]]
+"""How often each is rendered, relative to the others."""
 
 
 @settings
@@ -45,3 +36,23 @@ class RainConfig:
     depth: Range[Ratio] = Field(default=(2.5, 10.0), description="distance of the rain's far end over that of its near end")
     veil: Range[Share] = Field(default=(0.0, 0.0), description="share of the light that comes from mist, not from the scene")
     airlight: Range[Share] = Field(default=(0.7, 1.0), description="brightness of that mist")
+
+
+@settings
+class HazeConfig:
+    """Haze of one photograph."""
+
+
+@settings
+class SnowConfig:
+    """Falling snow of one photograph."""
+
+
+@settings
+class RaindropConfig:
+    """Raindrops on the glass before the camera."""
+
+
+@settings
+class CameraConfig:
+    """What the camera adds after the weather: noise of the sensor, then compression."""

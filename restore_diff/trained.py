@@ -1,0 +1,90 @@
+"""Weights -> objects: a checkpoint, a weights file or a run becomes a network, and what restores with it."""
+
+from pathlib import Path
+
+import torch
+
+from restore_diff import build
+from restore_diff.config import ConfigError, ExperimentConfig, config_from_dict
+from restore_diff.data.listing import first_names
+from restore_diff.models.unet import UNet
+from restore_diff.restoration.restorer import Restorer
+from restore_diff.training.weights import Weights, WeightsError, load_checkpoint_weights
+
+RUNS = Path("runs")
+
+
+def newest_run(runs: Path = RUNS) -> Path:
+    """The run folder that was written to last. Raises WeightsError where there is none with a checkpoint."""
+    found = [path for path in runs.glob("*/checkpoints") if any(path.glob("[0-9]*"))]
+    if not found:
+        raise WeightsError(
+            f"no trained run in {runs}/: train one with `python train.py --cfg derain.yaml`, or name weights by --ckpt"
+        )
+    return max(found, key=lambda path: path.stat().st_mtime).parent
+
+
+def load_experiment(checkpoint: Path | None) -> tuple[Path, ExperimentConfig, Weights]:
+    """The config and averaged weights of a checkpoint, a weights file, or a run; of the newest run if None is named."""
+    path = checkpoint or newest_run()
+    if not path.exists():
+        raise WeightsError(f"{path}: no such checkpoint, weights file or run folder")
+    try:
+        weights = load_checkpoint_weights(path)
+        return path, config_from_dict(weights.config), weights
+    except ConfigError as error:
+        problems = "; ".join(error.problems)
+        raise WeightsError(f"{path}: the config in it is none of this version of restore_diff: {problems}") from error
+    except ValueError as error:  # damaged in one way or another
+        raise WeightsError(str(error)) from error
+
+
+def trained_network(config: ExperimentConfig, weights: Weights, device: torch.device) -> UNet:
+    """Raises WeightsError where names or shapes of the weights are not those of the config's network."""
+    with torch.device("meta"), build.settings_of("model"):
+        model = UNet(config.model)
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    found = {name: tensor.shape for name, tensor in weights.tensors.items()}
+    if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
+        raise WeightsError(f"the weights do not fit the network of their config: {first_names(wrong)}")
+    model.load_state_dict(weights.tensors, assign=True)
+    memory_format = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    return model.to(device, memory_format=memory_format).eval()  # type: ignore[call-overload]
+
+
+def load_restorer(
+    checkpoint: Path | None,
+    device: str = "auto",
+    precision: str = "auto",
+    num_steps: int | None = None,
+    sampler: str | None = None,
+    tile_size_px: int | None = None,
+    tile_overlap_px: int | None = None,
+) -> tuple[Restorer, str]:
+    """A restorer with the weights of a checkpoint, and one line that describes it; None: as the config says."""
+    path, config, weights = load_experiment(checkpoint)
+    given = {
+        "sampler__num_steps": num_steps,
+        "sampler__name": sampler,
+        "tiling__tile_size_px": tile_size_px,
+        "tiling__tile_overlap_px": tile_overlap_px,
+    }
+    config = build.with_overrides(config, **{name: value for name, value in given.items() if value is not None})
+    return trained_restorer(path, config, weights, build.select_device(device), precision)
+
+
+def trained_restorer(
+    path: Path, config: ExperimentConfig, weights: Weights, device: torch.device, precision: str = "auto"
+) -> tuple[Restorer, str]:
+    """A restorer with these weights, which come from `path`, and one line that describes it."""
+    dtype = build.select_precision(precision, device)
+    model = trained_network(config, weights, device)
+    return build.restorer(config, model, device, dtype), describe(path, config, weights, device, dtype)
+
+
+def describe(path: Path, config: ExperimentConfig, weights: Weights, device: torch.device, precision: str) -> str:
+    """`weights runs/derain (step 3000)  ddim 4 steps  whole images  cpu float32`"""
+    tile = config.tiling.tile_size_px
+    tiles = f"tiles of {tile} px" if tile else "whole images"
+    steps = f"{config.sampler.name} {config.sampler.num_steps} steps"
+    return f"weights {path} (step {weights.step})  {steps}  {tiles}  {device} {precision}"
