@@ -147,6 +147,11 @@ def _contradictions(config: ExperimentConfig) -> list[str]:
         problems.append(f"model: photographs have image_channels=3 and condition_channels=3, got {found}")
     if training.batch_size % training.num_micro_batches:
         problems.append(f"training.num_micro_batches: must divide batch_size={training.batch_size}")
-    if config.sampler.num_steps > config.schedule.num_timesteps:
-        problems.append(f"sampler.num_steps: must not exceed schedule.num_timesteps={config.schedule.num_timesteps}")
+    start_t, num_timesteps = config.sampler.start_t, config.schedule.num_timesteps
+    if start_t >= num_timesteps:
+        problems.append(f"sampler.start_t: must be less than schedule.num_timesteps={num_timesteps}")
+    elif start_t and config.sampler.num_steps > start_t + 1:
+        problems.append(f"sampler.num_steps: must not exceed the {start_t + 1} timesteps up to sampler.start_t")
+    elif config.sampler.num_steps > num_timesteps:
+        problems.append(f"sampler.num_steps: must not exceed schedule.num_timesteps={num_timesteps}")
     return problems

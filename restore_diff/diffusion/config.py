@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from restore_diff.schema import settings
 
 Prediction = Literal["epsilon", "clean", "velocity", "residual"]
-Spacing = Literal["trailing", "leading", "linspace"]
+Spacing = Literal["trailing", "leading", "linspace", "logsnr", "karras"]
 TimestepDraw = Literal["stratified", "antithetic"]
 
 
@@ -48,8 +48,22 @@ class DiffusionConfig:
 
 @settings
 class SamplerConfig:
-    name: Literal["ddim"] = Field(default="ddim", description="the solver")
-    num_steps: int = Field(default=4, ge=1, description="network calls per image")
+    name: Literal["ddim", "dpm++2m", "unipc", "heun"] = Field(default="ddim", description="the solver")
+    num_steps: int = Field(
+        default=4, ge=1, description="steps from noise to image; heun asks the network twice in each"
+    )
     spacing: Spacing = Field(default="trailing", description="which t are visited")
-    eta: float = Field(default=0.0, ge=0, le=1, description="0 is deterministic DDIM, 1 is ancestral DDPM")
+    start_t: int = Field(default=0, ge=0, description="start from the degraded image noised to this t; 0: from noise")
+    stop_t: int = Field(
+        default=0, ge=0, description="from the first t at or below this one on, take the clean estimate"
+    )
+    eta: float = Field(default=0.0, ge=0, le=1, description="ddim: 0 is deterministic, 1 is ancestral DDPM")
     clip: bool = Field(default=True, description="clip the estimate of the clean image to [-1, 1] at each step")
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> Self:
+        if self.eta and self.name != "ddim":
+            raise ValueError(f"eta is noise that ddim adds; with {self.name} it must be 0, got {self.eta}")
+        if self.start_t and self.stop_t >= self.start_t:
+            raise ValueError(f"stop_t must be less than start_t={self.start_t}, got {self.stop_t}")
+        return self

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from restore_diff.diffusion.prediction import Predictor
-from restore_diff.diffusion.samplers import DDIMSampler
+from restore_diff.diffusion.samplers import Sampler
 from restore_diff.randomness import generator
 from restore_diff.restoration.config import TilingConfig
 from restore_diff.restoration.padding import crop_to, pad_to
@@ -28,7 +28,7 @@ class Restorer:
     def __init__(
         self,
         predictor: Predictor,
-        sampler: DDIMSampler,
+        sampler: Sampler,
         tiling: TilingConfig,
         size_multiple: int,
         device: torch.device | str,

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from restore_diff.diffusion.config import SamplerConfig, ScheduleConfig
-from restore_diff.diffusion.samplers import DDIMSampler, timestep_ladder
+from restore_diff.diffusion.ladder import timestep_ladder
+from restore_diff.diffusion.samplers import DDIMSampler
 from restore_diff.diffusion.schedule import BETAS, NoiseSchedule
 
 diffusers = pytest.importorskip("diffusers")

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from restore_diff.diffusion.config import SamplerConfig, ScheduleConfig
-from restore_diff.diffusion.samplers import DDIMSampler, timestep_ladder
+from restore_diff.diffusion.ladder import timestep_ladder
+from restore_diff.diffusion.samplers import DDIMSampler
 from restore_diff.diffusion.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule(ScheduleConfig())
