@@ -136,7 +136,8 @@ def _contradictions(config: ExperimentConfig) -> list[str]:
         )
     if config.tiling.tile_size_px % multiple:
         problems.append(f"tiling.tile_size_px: must be a multiple of {multiple}, got {config.tiling.tile_size_px}")
-    if config.tiling.tile_size_px and config.tiling.tile_overlap_px >= config.tiling.tile_size_px:
+    tiling = config.tiling
+    if tiling.grid == "overlapping" and 0 < tiling.tile_size_px <= tiling.tile_overlap_px:
         problems.append(f"tiling.tile_overlap_px: must be less than tile_size_px={config.tiling.tile_size_px}")
     if any(level >= len(model.channel_multipliers) or level < 0 for level in model.attention_levels):
         problems.append(f"model.attention_levels: levels are 0 to {len(model.channel_multipliers) - 1}")

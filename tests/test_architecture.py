@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "restore_diff"
-LEAVES = {"tensors", "schema", "randomness", "files", "provenance"}
+LEAVES = {"tensors", "schema", "randomness", "files", "provenance", "memory"}
 MAY_IMPORT = {
     "tensors": set(),
     "schema": set(),
     "randomness": set(),
     "files": set(),
     "provenance": set(),
+    "memory": set(),
     "config_source": set(),
     "diffusion": LEAVES,
     "models": LEAVES,

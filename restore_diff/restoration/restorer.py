@@ -2,13 +2,17 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 
 from restore_diff.diffusion.prediction import Predictor
 from restore_diff.diffusion.samplers import Sampler
-from restore_diff.randomness import generator
+from restore_diff.memory import is_out_of_memory
+from restore_diff.restoration.budget import halved, state_device, tiles_per_batch
 from restore_diff.restoration.config import TilingConfig
+from restore_diff.restoration.noise import noise_of
 from restore_diff.restoration.padding import crop_to, pad_to
 from restore_diff.restoration.tiling import TiledPredictor
 from restore_diff.tensors import Images, Timesteps, to_model_range, to_unit_range
@@ -16,6 +20,13 @@ from restore_diff.tensors import Images, Timesteps, to_model_range, to_unit_rang
 logger = logging.getLogger(__name__)
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Restoration(NamedTuple):
+    """The mean of several samples, and their standard deviation at each pixel: float32 in [0, 1]."""
+
+    images: Images
+    spread: Images
 
 
 class Restorer:
@@ -33,6 +44,7 @@ class Restorer:
         size_multiple: int,
         device: torch.device | str,
         precision: str = "float32",
+        num_samples: int = 1,
     ):
         """`predictor`: on `device`, in evaluation mode; `precision`, one of PRECISIONS, is that of its own arithmetic.
 
@@ -40,62 +52,102 @@ class Restorer:
         """
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        self.predictor = predictor
         self.sampler = sampler
         self.size_multiple = size_multiple
         self.tiling = tiling
         self.device = torch.device(device)
         self.precision = precision
-        self._predictor = self._tiled(predictor, precision)
-        self._float32_predictor = self._tiled(predictor, "float32")
+        self.num_samples = num_samples
+        if tiling.tile_size_px:
+            TiledPredictor(predictor, tiling, size_multiple)  # what does not fit is told before any image
 
     def restore(self, degraded: Images, names: Sequence[str], seed: int = 0) -> Images:
         """Restore images of one size in [0, 1], at least 1 x 1 px: float32 in [0, 1], same size and device.
 
-        The noise of image i belongs to (seed, names[i], position), drawn on the CPU for the image's own pixels.
+        The noise of image i belongs to (seed, names[i], position), drawn on the CPU for the image's own pixels. Several
+        samples, of the seeds from `seed` on, are averaged.
 
         A precision below float32 that gives values which are not finite is warned of, and the images done again in
-        float32. Raises ValueError for images or names of another form, FloatingPointError when float32 fails as well.
+        float32; so are, in tiles of half the size, images for which the memory does not suffice. Raises ValueError for
+        images or names of another form, FloatingPointError when float32 fails as well.
         """
+        return self.restore_with_spread(degraded, names, seed).images
+
+    def restore_with_spread(self, degraded: Images, names: Sequence[str], seed: int = 0) -> Restoration:
+        """As `restore`, and how far the samples lie apart: 0 where there is but one."""
         _check(degraded, names)
         with torch.inference_mode():
-            restored = self._restore(self._predictor, degraded, names, seed)
-            if self.precision != "float32" and not restored.isfinite().all():
-                logger.warning(
-                    "%s gave values that are not finite; again in float32: %s", self.precision, ", ".join(names)
-                )
-                restored = self._restore(self._float32_predictor, degraded, names, seed)
-            if not restored.isfinite().all():
-                raise FloatingPointError(f"restoring gave values that are not finite: {', '.join(names)}")
-            restored = restored.clamp(0, 1).to(degraded.device)
-        return restored.clone()  # An ordinary tensor: one made in inference mode refuses in-place changes outside it.
+            mean = self._sample(degraded, names, seed)
+            squares = torch.zeros_like(mean) if self.num_samples > 1 else mean.new_zeros(()).expand_as(mean)
+            for further in range(1, self.num_samples):  # Welford (1962): exact where samples are nearly equal
+                change = self._sample(degraded, names, seed + further) - mean
+                mean += change / (further + 1)
+                squares += change.square_().mul_(further / (further + 1))
+            spread = (squares / max(self.num_samples - 1, 1)).sqrt()
+        # Ordinary tensors: those made in inference mode refuse in-place changes outside it.
+        return Restoration(mean.clone(), spread.clone())
 
-    def _restore(self, predictor: Predictor, degraded: Images, names: Sequence[str], seed: int) -> Images:
+    def _sample(self, degraded: Images, names: Sequence[str], seed: int) -> Images:
+        """One sample of each image, in [0, 1] and finite."""
+        restored = self._sample_in_memory(self.precision, degraded, names, seed)
+        if self.precision != "float32" and not restored.isfinite().all():
+            logger.warning("%s gave values that are not finite; again in float32: %s", self.precision, ", ".join(names))
+            restored = self._sample_in_memory("float32", degraded, names, seed)
+        if not restored.isfinite().all():
+            raise FloatingPointError(f"restoring gave values that are not finite: {', '.join(names)}")
+        return restored.clamp_(0, 1).to(degraded.device)
+
+    def _sample_in_memory(self, precision: str, degraded: Images, names: Sequence[str], seed: int) -> Images:
+        """Start anew in smaller tiles for as long as the memory does not suffice: nothing of a failed try is kept."""
+        tiling = self.tiling
+        while True:
+            try:
+                return self._sample_once(tiling, precision, degraded, names, seed)
+            except (RuntimeError, MemoryError) as error:
+                smaller = halved(tiling, degraded.shape[-2:], self.size_multiple) if is_out_of_memory(error) else None
+                if smaller is None:
+                    raise
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            tiling = smaller
+            logger.warning("out of memory; again in tiles of %d px: %s", tiling.tile_size_px, ", ".join(names))
+
+    def _sample_once(
+        self, tiling: TilingConfig, precision: str, degraded: Images, names: Sequence[str], seed: int
+    ) -> Images:
         height, width = degraded.shape[-2:]
-        padded = self._padded_size(height), self._padded_size(width)
+        padded = self._padded_size(tiling, height), self._padded_size(tiling, width)
+        home = state_device(self.device, len(names), *padded) if tiling.tile_size_px else self.device
+        inputs = pad_to(to_model_range(degraded.to(home, torch.float32)), *padded)
 
         def noise(draw: int) -> Images:
-            shape = degraded.shape[1:]
-            draws = [torch.randn(shape, generator=generator(seed, "noise", name, draw)) for name in names]
-            return pad_to(torch.stack(draws).to(self.device), *padded)
+            return pad_to(noise_of(degraded.shape[1:], names, seed, draw).to(home), *padded)
 
-        inputs = pad_to(to_model_range(degraded.to(self.device, torch.float32)), *padded)
-        clean = self.sampler.sample(predictor, inputs, noise)
-        return to_unit_range(crop_to(clean, height, width))
+        predictor = self._at_precision(precision)
+        if tiling.tile_size_px:
+            tiling = replace(tiling, tiles_per_batch=tiling.tiles_per_batch or self._tiles_per_batch(tiling, inputs))
+            predictor = TiledPredictor(predictor, tiling, self.size_multiple, self.device)
+        return to_unit_range(crop_to(self.sampler.sample(predictor, inputs, noise), height, width))
 
-    def _padded_size(self, length: int) -> int:
+    def _tiles_per_batch(self, tiling: TilingConfig, inputs: Images) -> int:
+        tile = (min(tiling.tile_size_px, inputs.shape[-2]), min(tiling.tile_size_px, inputs.shape[-1]))
+        return tiles_per_batch(self._at_precision(self.precision), self.device, inputs.shape[1], *tile)
+
+    def _padded_size(self, tiling: TilingConfig, length: int) -> int:
         """Tiles fit any length from their own on; what the network sees at once needs a multiple."""
-        if 0 < self.tiling.tile_size_px <= length:
+        if 0 < tiling.tile_size_px <= length:
             return length
         return -(-length // self.size_multiple) * self.size_multiple
 
-    def _tiled(self, predictor: Predictor, precision: str) -> Predictor:
+    def _at_precision(self, precision: str) -> Predictor:
         dtype = PRECISIONS[precision]
 
         def predict(x_t: Images, t: Timesteps, degraded: Images | None) -> Images:
             with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
-                return predictor(x_t, t, degraded)
+                return self.predictor(x_t, t, degraded)
 
-        return TiledPredictor(predict, self.tiling, self.size_multiple) if self.tiling.tile_size_px else predict
+        return predict
 
 
 def _check(degraded: Images, names: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers.*", "ignore::FutureWarning:diffusers.*")
 
 SCHEDULE = NoiseSchedule(ScheduleConfig())
+COSINE = NoiseSchedule(ScheduleConfig(name="cosine"))
 LINEAR = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
 MEAN, SPREAD = 0.2, 0.5  # of the Gaussian images whose score is known
 LADDERS = [[999, 749, 499, 249], [999, 799, 399, 99, 9], [900, 630, 500, 380, 200, 120, 55, 20, 3]]
@@ -122,8 +123,9 @@ def test_one_step_of_any_solver_is_the_clean_estimate(name):
 
 @pytest.mark.parametrize("spacing", ["logsnr", "karras"])
 @pytest.mark.parametrize("num_timesteps", [2, 7, 100])
-def test_an_uneven_ladder_has_exactly_the_steps_asked_for_all_different_and_falling(spacing, num_timesteps):
-    alpha_bar = SCHEDULE.alpha_bar[:num_timesteps]
+@pytest.mark.parametrize("alpha_bar", [SCHEDULE.alpha_bar, COSINE.alpha_bar], ids=["linear", "cosine"])
+def test_an_uneven_ladder_has_exactly_the_steps_asked_for_all_different_and_falling(spacing, num_timesteps, alpha_bar):
+    alpha_bar = alpha_bar[:: 1000 // num_timesteps][:num_timesteps]
     for num_steps in range(1, num_timesteps + 1):
         ladder = snr_ladder(spacing, num_steps, alpha_bar)
         assert len(ladder) == num_steps

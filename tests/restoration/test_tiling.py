@@ -6,11 +6,16 @@ import pytest
 import torch
 
 from restore_diff.restoration.config import TilingConfig
-from restore_diff.restoration.tiling import TiledPredictor, cuts
+from restore_diff.restoration.grid import Cuts, network_pixels, overlapping_cuts, shifted_cuts
+from restore_diff.restoration.tiling import TiledPredictor
 
 CPU = torch.device("cpu")
 SIZES = [(1, 8, 4), (7, 8, 4), (8, 8, 4), (9, 8, 4), (64, 16, 0), (65, 16, 0), (65, 16, 15), (480, 64, 16), (33, 10, 7)]
 SIZES += [(432, 64, 32), (101, 13, 3), (100, 12, 11), (17, 2, 1), (5, 1, 0)]
+
+
+def cuts(length, tile, overlap, device) -> Cuts:
+    return overlapping_cuts(length, tile, overlap, "hann", device)
 
 
 def tiled(predictor, tile=16, overlap=4, batch=3, multiple=1):
@@ -96,7 +101,7 @@ def test_where_tiles_disagree_the_blend_lies_between_and_has_no_jump():
     assert steps.max() < 0.06  # a hard edge would be 1
 
 
-def test_tiles_have_one_shape_and_come_in_full_batches_over_images():
+def test_tiles_come_in_batches_of_one_shape_over_images():
     seen = []
 
     def spy(x_t, t, degraded):
@@ -106,7 +111,7 @@ def test_tiles_have_one_shape_and_come_in_full_batches_over_images():
         return x_t
 
     tiled(spy, batch=5)(*inputs(28, 40))  # 2 x 3 tiles in each of 2 images
-    assert seen == [(5, 3, 16, 16), (5, 3, 16, 16), (2, 3, 16, 16)]
+    assert seen == [(4, 3, 16, 16)] * 3
 
 
 def test_the_number_of_tiles_per_batch_changes_nothing():
@@ -150,3 +155,75 @@ def test_an_overlap_as_large_as_the_tile_is_refused(overlap):
 def test_a_tile_that_the_network_cannot_take_is_refused():
     with pytest.raises(ValueError, match="tile_size_px=20 must be a multiple of 8"):
         tiled(pointwise, tile=20, multiple=8)
+
+
+@pytest.mark.parametrize(("length", "tile"), [(1, 8), (8, 8), (9, 8), (64, 16), (65, 16), (480, 64), (101, 13)])
+@pytest.mark.parametrize("shift", [0.0, 0.3, 0.999])
+def test_shifted_tiles_own_every_pixel_exactly_once(length, tile, shift):
+    starts, weights = shifted_cuts(length, tile, shift, CPU)
+    owners = torch.zeros(length)
+    for start, weight in zip(starts, weights, strict=True):
+        assert 0 <= start <= length - len(weight)
+        owners[start : start + len(weight)] += weight
+    assert torch.equal(owners, torch.ones(length))
+    assert len(starts) <= length // tile + 1
+
+
+def test_the_borders_of_shifted_tiles_move_from_step_to_step():
+    def numbered(x_t, t, degraded):
+        return torch.arange(len(x_t)).view(-1, 1, 1, 1).expand_as(x_t).float()
+
+    subject = TiledPredictor(numbered, TilingConfig(tile_size_px=16, grid="shifted", tiles_per_batch=99), 1)
+    pictures = [subject(*inputs(40, 40, batch=1)) for _ in range(8)]
+    borders = [tuple(picture[0, 0, 0].diff().nonzero().flatten().tolist()) for picture in pictures]
+    assert len(set(borders)) >= 6
+    again = TiledPredictor(numbered, TilingConfig(tile_size_px=16, grid="shifted", tiles_per_batch=99), 1)
+    assert torch.equal(again(*inputs(40, 40, batch=1)), pictures[0])
+
+
+def test_a_pointwise_predictor_gives_the_same_values_on_a_shifted_grid():
+    given = inputs(45, 61)
+    subject = TiledPredictor(pointwise, TilingConfig(tile_size_px=16, grid="shifted", tiles_per_batch=5), 1)
+    for _ in range(4):
+        assert torch.equal(subject(*given), pointwise(*given))
+
+
+def test_in_a_box_window_all_tiles_at_a_pixel_count_alike():
+    starts, weights = overlapping_cuts(28, 16, 4, "box", CPU)
+    assert starts == (0, 12)
+    assert torch.equal(weights, torch.tensor([[1.0] * 12 + [0.5] * 4, [0.5] * 4 + [1.0] * 12]))
+
+
+@pytest.mark.parametrize(
+    ("size", "tile", "overlap", "shifted", "expected"),
+    [
+        ((512, 512), 64, 48, False, 841 * 64**2 / 512**2),  # WeatherDiffusion's stride of 16
+        ((512, 512), 64, 16, False, 121 * 64**2 / 512**2),
+        ((480, 720), 256, 32, False, 2 * 4 * 256**2 / (480 * 720)),
+        ((512, 512), 128, 0, False, 1.0),
+        ((480, 720), 256, 0, True, 2 * 3 * 256**2 / (480 * 720)),
+        ((480, 720), 0, 0, False, 1.0),
+    ],
+)
+def test_the_cost_counts_the_pixels_that_the_network_computes(size, tile, overlap, shifted, expected):
+    assert network_pixels(*size, tile, overlap, shifted) == pytest.approx(expected)
+    if tile:
+        seen = []
+        config = TilingConfig(
+            tile_size_px=tile, tile_overlap_px=overlap, grid="shifted" if shifted else "overlapping", tiles_per_batch=1
+        )
+        x_t = torch.zeros(1, 1, *size)
+        TiledPredictor(lambda x, t, d: seen.append(x[0].numel()) or x, config, 1)(x_t, torch.zeros(1), None)
+        assert sum(seen) / x_t.numel() == pytest.approx(expected)
+
+
+def test_no_more_tiles_are_cut_out_at_a_time_than_a_few_batches():
+    most = 0
+
+    def spy(x_t, t, degraded):
+        nonlocal most
+        most = max(most, x_t.untyped_storage().nbytes())
+        return x_t
+
+    tiled(spy, batch=2)(*inputs(400, 40, batch=1))
+    assert most <= 12 * 3 * 16 * 16 * 4  # of 100 tiles

@@ -1,0 +1,145 @@
+"""Too little memory costs time, never the image; several samples give a mean and say how far they lie apart."""
+
+import logging
+
+import pytest
+import torch
+
+from restore_diff.diffusion.config import SamplerConfig, ScheduleConfig
+from restore_diff.diffusion.samplers import DDIMSampler
+from restore_diff.diffusion.schedule import NoiseSchedule
+from restore_diff.restoration import noise
+from restore_diff.restoration.budget import halved, tiles_per_batch
+from restore_diff.restoration.config import TilingConfig
+from restore_diff.restoration.noise import noise_of
+from restore_diff.restoration.restorer import Restorer
+
+WHOLE = TilingConfig(tile_size_px=0)
+
+
+def restorer(predictor, tiling=WHOLE, num_samples=1, prediction="clean"):
+    sampler = DDIMSampler(NoiseSchedule(ScheduleConfig()), prediction, SamplerConfig(num_steps=3, clip=False))
+    return Restorer(predictor, sampler, tiling, 4, "cpu", num_samples=num_samples)
+
+
+def photograph(height=200, width=260):
+    return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(2))
+
+
+def blurred(x_t, t, degraded):
+    """Sees its neighbours, so that tiles of another size give another result."""
+    return torch.nn.functional.avg_pool2d(0.5 * x_t + 0.4 * degraded, 5, stride=1, padding=2)
+
+
+class Limited:
+    """Has no memory for more than `most` pixels at a time; fails in the middle of an image too."""
+
+    def __init__(self, most: int, error: Exception):
+        self.most, self.error, self.num_calls = most, error, 0
+
+    def __call__(self, x_t, t, degraded):
+        self.num_calls += 1
+        if x_t[:, 0].numel() > self.most:
+            raise self.error
+        return blurred(x_t, t, degraded)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    ids=["gpu", "cpu"],
+)
+def test_out_of_memory_starts_the_image_anew_in_smaller_tiles_and_says_so(error, caplog):
+    with caplog.at_level(logging.WARNING):
+        found = restorer(Limited(66 * 66, error)).restore(photograph(), ["big.png"])
+    direct = restorer(blurred, TilingConfig(tile_size_px=64, tile_overlap_px=4, tiles_per_batch=1))
+    assert "out of memory; again in tiles of 64 px: big.png" in caplog.text
+    assert (found - direct.restore(photograph(), ["big.png"])).abs().max() < 0.05  # the overlap is another
+
+    limited = Limited(64 * 64, error)
+    tiles = TilingConfig(tile_size_px=128, tile_overlap_px=16, tiles_per_batch=1)
+    exactly = restorer(blurred, TilingConfig(tile_size_px=64, tile_overlap_px=16, tiles_per_batch=1))
+    assert torch.equal(restorer(limited, tiles).restore(photograph(), ["a"]), exactly.restore(photograph(), ["a"]))
+
+
+def test_a_try_that_fails_at_its_last_tile_leaves_nothing_behind():
+    calls = 0
+
+    def fails_late(x_t, t, degraded):
+        nonlocal calls
+        calls += 1
+        if x_t.shape[-1] == 128 and calls == 11:  # the second step's last tiles but one
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return blurred(x_t, t, degraded)
+
+    tiles = TilingConfig(tile_size_px=128, tile_overlap_px=16, tiles_per_batch=1)
+    exactly = restorer(blurred, TilingConfig(tile_size_px=64, tile_overlap_px=16, tiles_per_batch=1))
+    found = restorer(fails_late, tiles).restore(photograph(), ["a"])
+    assert calls > 11
+    assert torch.equal(found, exactly.restore(photograph(), ["a"]))
+
+
+def test_the_next_image_is_tried_as_it_was_asked_for():
+    limited = Limited(128 * 128, torch.OutOfMemoryError("CUDA out of memory"))
+    subject = restorer(limited, WHOLE)
+    subject.restore(photograph(), ["a"])
+    before = limited.num_calls
+    subject.restore(photograph(40, 400), ["b"])
+    assert limited.num_calls - before == 3  # whole: three steps
+
+
+def test_what_fits_in_no_tile_is_an_error_and_other_errors_are_not_hidden():
+    with pytest.raises(torch.OutOfMemoryError):
+        restorer(Limited(10, torch.OutOfMemoryError("CUDA out of memory"))).restore(photograph(), ["a"])
+    with pytest.raises(RuntimeError, match="shapes"):
+        restorer(Limited(10, RuntimeError("shapes do not match"))).restore(photograph(), ["a"])
+
+
+def test_halved_tiles_fit_the_network_and_end_at_64_px():
+    tiling, sizes = TilingConfig(tile_size_px=1000, tile_overlap_px=100), []
+    while (smaller := halved(tiling, (3000, 2000), 8)) is not None:
+        assert smaller.tile_size_px % 8 == 0
+        assert smaller.tile_overlap_px < smaller.tile_size_px
+        sizes.append(smaller.tile_size_px)
+        tiling = smaller
+    assert sizes == [496, 248, 120]
+    assert halved(WHOLE, (3000, 2000), 8).tile_size_px == 1496
+    assert halved(WHOLE, (100, 100), 8) is None
+
+
+def test_on_a_cpu_batches_stay_small():
+    assert [tiles_per_batch(blurred, torch.device("cpu"), 3, side, side) for side in (64, 128, 256, 512)] == [
+        16,
+        4,
+        1,
+        1,
+    ]
+
+
+def test_the_mean_and_spread_of_samples_are_those_of_single_samples():
+    def noisy(x_t, t, degraded):
+        return 0.5 * degraded + 0.2 * x_t
+
+    given = photograph(24, 20) * 0.5 + 0.25
+    singles = torch.cat([restorer(noisy).restore(given, ["a"], seed) for seed in range(3, 8)])
+    mean, spread = restorer(noisy, num_samples=5).restore_with_spread(given, ["a"], seed=3)
+    torch.testing.assert_close(mean, singles.mean(0, keepdim=True), rtol=0, atol=1e-6)
+    torch.testing.assert_close(spread, singles.std(0, keepdim=True), rtol=0, atol=1e-6)
+    assert spread.mean() > 0.01
+
+
+def test_one_sample_has_no_spread():
+    given = photograph(8, 8)
+    assert torch.equal(restorer(blurred).restore_with_spread(given, ["a"]).spread, torch.zeros_like(given))
+
+
+def test_noise_is_standard_normal_and_a_part_of_it_is_that_part_of_the_whole(monkeypatch):
+    monkeypatch.setattr(noise, "ROWS_AT_ONCE", 16)
+    whole = noise_of((3, 50, 40), ["a", "b"], seed=1, draw=2)
+    assert abs(whole.mean()) < 0.05
+    assert abs(whole.std() - 1) < 0.05
+    for first, end in [(0, 50), (0, 10), (15, 17), (16, 32), (33, 50)]:
+        part = noise_of((3, 50, 40), ["a", "b"], seed=1, draw=2, rows=(first, end))
+        assert torch.equal(part, whole[..., first:end, :])
+    blocks = whole[0, :, :48].reshape(3, 3, 16, 40)
+    assert abs((blocks[:, 0] * blocks[:, 1]).mean()) < 0.1  # no two blocks are alike
