@@ -26,10 +26,8 @@ def main(argv: list[str]) -> int:
     except (WeightsError, OSError) as error:
         complain(PROGRAM, error)
         return BAD_USAGE
-    millions, tile = (
-        sum(tensor.numel() for tensor in imported.tensors.values()) / 1e6,
-        imported.config.tiling.tile_size_px,
-    )
+    millions = sum(tensor.numel() for tensor in imported.tensors.values()) / 1e6
+    tile = imported.config.tiling.tile_size_px
     say(f"{args.output}: {millions:.1f} M parameters, for tiles of {tile} px, step {imported.step}")
     say(f"next    python restore.py -i your_photos -o restored --ckpt {args.output}")
     return OK

@@ -7,6 +7,7 @@ nothing but these; what the network looks like is inferred from its tensors.
 import argparse
 import pickle
 import re
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +37,7 @@ RENAMED = (
     (r"(attentions\.\d+\.)([qkv])\.", r"\1to_\2."),
     (r"(attentions\.\d+\.)proj_out\.", r"\1to_out.0."),
 )
-"""Their names, as regular expressions, to ours. Their way up counts levels from the full size, ours from the smallest."""
+"""Their names, as regular expressions, to ours. Their way up counts from the full size, ours from the smallest."""
 
 ATTENTION_SIZE = 16
 """All their networks attend where the image they are trained on has this size."""
@@ -77,7 +78,7 @@ def read_weatherdiffusion(path: Path) -> Imported:
 
 def _unpickled(path: Path) -> dict[str, Any]:
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
         reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), "damaged, or no torch checkpoint")

@@ -1,4 +1,4 @@
-"""Deliberate mistakes in reading other programs' files: (file, text that occurs once, mistake, test that fails by it)."""
+"""Deliberate mistakes in reading others' files: (file, text that occurs once, mistake, test that fails by it)."""
 
 TESTS = "tests/interop/test_weatherdiffusion.py::"
 FILE = "restore_diff/interop/weatherdiffusion.py"
@@ -10,7 +10,7 @@ MUTATIONS = [
         FILE,
         '"tile_overlap_px": size - 16',
         '"tile_overlap_px": 8',
-        TESTS + "test_the_sampler_puts_out_what_theirs_does",
+        TESTS + "test_the_config_is_read_off_the_tensors",
     ),
     (FILE, '"window": "box"', '"window": "hann"', TESTS + "test_the_sampler_puts_out_what_theirs_does"),
     (FILE, '"clip": False', '"clip": True', TESTS + "test_the_sampler_puts_out_what_theirs_does"),
