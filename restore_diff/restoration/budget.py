@@ -1,4 +1,4 @@
-"""Fitting the work to the memory: how many tiles at a time, where an image is kept, and what to try when it fails."""
+"""Fitting the work to the memory: how many tiles at a time, how much of an image, and what to try when it fails."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,6 +8,7 @@ import torch
 from restore_diff.diffusion.prediction import Predictor
 from restore_diff.memory import free_bytes
 from restore_diff.restoration.config import TilingConfig
+from restore_diff.restoration.grid import Cuts, overlapping_cuts
 
 LEAST_TILE_PX = 64
 """Smaller tiles are not tried: a network sees too little in them."""
@@ -18,8 +19,11 @@ CPU_PIXELS_PER_BATCH = 256**2
 MOST_TILES = 256
 SHARE_OF_FREE_MEMORY = 0.6
 
-STATE_IMAGES = 10
-"""float32 images that a sampler holds at a time: input, x_t, prediction, both estimates, noise, blend and copies."""
+MOST_PIXELS = 16_000_000
+"""Of an image that is restored in one piece. A sampler holds some ten float32 images of this size: 2 GB."""
+
+PIXELS_PER_BAND = 8_000_000
+BAND_OVERLAP_PX = 128
 
 
 def tiles_per_batch(predictor: Predictor, device: torch.device, channels: int, height: int, width: int) -> int:
@@ -36,11 +40,15 @@ def tiles_per_batch(predictor: Predictor, device: torch.device, channels: int, h
     return min(MOST_TILES, max(1, int(SHARE_OF_FREE_MEMORY * available) // needed))
 
 
-def state_device(device: torch.device, num_images: int, height: int, width: int) -> torch.device:
-    """Where to keep the images of this size that are tiled: with the network, or on the CPU where they fill the GPU."""
-    free = free_bytes(device)
-    needed = STATE_IMAGES * num_images * height * width * 3 * 4
-    return device if free is None or needed < SHARE_OF_FREE_MEMORY * free / 2 else torch.device("cpu")
+def bands(height: int, width: int) -> Cuts:
+    """The parts, full rows from top to bottom, in which an image is restored: the whole, unless it is very large.
+
+    Parts are restored each for itself, from the noise that belongs to their pixels, and fade into each other.
+    """
+    if height * width <= MOST_PIXELS:
+        return overlapping_cuts(height, height, 0, "hann", torch.device("cpu"))
+    rows = max(PIXELS_PER_BAND // width, 2 * BAND_OVERLAP_PX)
+    return overlapping_cuts(height, rows, BAND_OVERLAP_PX, "hann", torch.device("cpu"))
 
 
 def halved(tiling: TilingConfig, size: Sequence[int], multiple: int) -> TilingConfig | None:

@@ -10,9 +10,9 @@ import torch
 from restore_diff.diffusion.prediction import Predictor
 from restore_diff.diffusion.samplers import Sampler
 from restore_diff.memory import is_out_of_memory
-from restore_diff.restoration.budget import halved, state_device, tiles_per_batch
+from restore_diff.restoration.budget import bands, halved, tiles_per_batch
 from restore_diff.restoration.config import TilingConfig
-from restore_diff.restoration.noise import noise_of
+from restore_diff.restoration.noise import Noise
 from restore_diff.restoration.padding import crop_to, pad_to
 from restore_diff.restoration.tiling import TiledPredictor
 from restore_diff.tensors import Images, Timesteps, to_model_range, to_unit_range
@@ -69,8 +69,9 @@ class Restorer:
         samples, of the seeds from `seed` on, are averaged.
 
         A precision below float32 that gives values which are not finite is warned of, and the images done again in
-        float32; so are, in tiles of half the size, images for which the memory does not suffice. Raises ValueError for
-        images or names of another form, FloatingPointError when float32 fails as well.
+        float32; so are, in tiles of half the size, images for which the memory does not suffice. Very large images are
+        restored in bands of rows. Raises ValueError for images or names of another form, FloatingPointError when
+        float32 fails as well.
         """
         return self.restore_with_spread(degraded, names, seed).images
 
@@ -90,20 +91,34 @@ class Restorer:
 
     def _sample(self, degraded: Images, names: Sequence[str], seed: int) -> Images:
         """One sample of each image, in [0, 1] and finite."""
-        restored = self._sample_in_memory(self.precision, degraded, names, seed)
+        height, width = degraded.shape[-2:]
+        cuts = bands(height, width)
+        if len(cuts.starts) == 1:
+            return self._sample_finite(degraded, Noise(degraded.shape[1:], names, seed, rows=(0, height)))
+        restored = torch.zeros_like(degraded, dtype=torch.float32)
+        for start, weight in zip(cuts.starts, cuts.weights, strict=True):
+            rows = slice(start, start + len(weight))
+            noise = Noise(degraded.shape[1:], names, seed, rows=(rows.start, rows.stop))
+            band = self._sample_finite(degraded[..., rows, :], noise)
+            restored[..., rows, :].addcmul_(band, weight[:, None].to(band))
+        return restored.clamp_(0, 1)
+
+    def _sample_finite(self, degraded: Images, noise: Noise) -> Images:
+        restored = self._sample_in_memory(self.precision, degraded, noise)
+        names = ", ".join(noise.names)
         if self.precision != "float32" and not restored.isfinite().all():
-            logger.warning("%s gave values that are not finite; again in float32: %s", self.precision, ", ".join(names))
-            restored = self._sample_in_memory("float32", degraded, names, seed)
+            logger.warning("%s gave values that are not finite; again in float32: %s", self.precision, names)
+            restored = self._sample_in_memory("float32", degraded, noise)
         if not restored.isfinite().all():
-            raise FloatingPointError(f"restoring gave values that are not finite: {', '.join(names)}")
+            raise FloatingPointError(f"restoring gave values that are not finite: {names}")
         return restored.clamp_(0, 1).to(degraded.device)
 
-    def _sample_in_memory(self, precision: str, degraded: Images, names: Sequence[str], seed: int) -> Images:
+    def _sample_in_memory(self, precision: str, degraded: Images, noise: Noise) -> Images:
         """Start anew in smaller tiles for as long as the memory does not suffice: nothing of a failed try is kept."""
         tiling = self.tiling
         while True:
             try:
-                return self._sample_once(tiling, precision, degraded, names, seed)
+                return self._sample_once(tiling, precision, degraded, noise)
             except (RuntimeError, MemoryError) as error:
                 smaller = halved(tiling, degraded.shape[-2:], self.size_multiple) if is_out_of_memory(error) else None
                 if smaller is None:
@@ -111,24 +126,18 @@ class Restorer:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             tiling = smaller
-            logger.warning("out of memory; again in tiles of %d px: %s", tiling.tile_size_px, ", ".join(names))
+            logger.warning("out of memory; again in tiles of %d px: %s", tiling.tile_size_px, ", ".join(noise.names))
 
-    def _sample_once(
-        self, tiling: TilingConfig, precision: str, degraded: Images, names: Sequence[str], seed: int
-    ) -> Images:
+    def _sample_once(self, tiling: TilingConfig, precision: str, degraded: Images, noise: Noise) -> Images:
         height, width = degraded.shape[-2:]
         padded = self._padded_size(tiling, height), self._padded_size(tiling, width)
-        home = state_device(self.device, len(names), *padded) if tiling.tile_size_px else self.device
-        inputs = pad_to(to_model_range(degraded.to(home, torch.float32)), *padded)
-
-        def noise(draw: int) -> Images:
-            return pad_to(noise_of(degraded.shape[1:], names, seed, draw).to(home), *padded)
-
+        inputs = pad_to(to_model_range(degraded.to(self.device, torch.float32)), *padded)
         predictor = self._at_precision(precision)
         if tiling.tile_size_px:
             tiling = replace(tiling, tiles_per_batch=tiling.tiles_per_batch or self._tiles_per_batch(tiling, inputs))
-            predictor = TiledPredictor(predictor, tiling, self.size_multiple, self.device)
-        return to_unit_range(crop_to(self.sampler.sample(predictor, inputs, noise), height, width))
+            predictor = TiledPredictor(predictor, tiling, self.size_multiple)
+        clean = self.sampler.sample(predictor, inputs, lambda draw: pad_to(noise(draw).to(self.device), *padded))
+        return to_unit_range(crop_to(clean, height, width))
 
     def _tiles_per_batch(self, tiling: TilingConfig, inputs: Images) -> int:
         tile = (min(tiling.tile_size_px, inputs.shape[-2]), min(tiling.tile_size_px, inputs.shape[-1]))

@@ -26,10 +26,8 @@ class TiledPredictor:
     One object serves one restoration: on a shifted grid, call k of it has the tiles of step k.
     """
 
-    def __init__(
-        self, predictor: Predictor, config: TilingConfig, size_multiple: int, device: torch.device | None = None
-    ):
-        """`size_multiple`: of the sizes that the predictor takes. `device`: where it computes, if not where x_t is.
+    def __init__(self, predictor: Predictor, config: TilingConfig, size_multiple: int):
+        """`size_multiple`: of the sizes that the predictor takes.
 
         Raises ValueError for a tile that is no such multiple, or not larger than its overlap.
         """
@@ -40,7 +38,6 @@ class TiledPredictor:
             raise ValueError(f"tile_size_px={tile} must be a multiple of {size_multiple}, which the network needs")
         self.predictor = predictor
         self.config = config
-        self.device = device
         self._num_calls = 0
 
     def __call__(self, x_t: Images, t: Timesteps, degraded: Images | None) -> Images:
@@ -55,7 +52,7 @@ class TiledPredictor:
             tiles = _cut(x_t, band, columns)
             tiles_degraded = None if degraded is None else _cut(degraded, band, columns)
             outputs = self._predict(tiles, t.repeat_interleave(len(tiles) // len(t)), tiles_degraded)
-            _add(blended, outputs.to(x_t.device), band, columns)
+            _add(blended, outputs, band, columns)
         return blended
 
     def _predict(self, tiles: Images, t: Timesteps, degraded: Images | None) -> Images:
@@ -64,17 +61,10 @@ class TiledPredictor:
         size = math.ceil(len(tiles) / num_batches)
         outputs = []
         for first in range(0, len(tiles), size):
-            condition = None if degraded is None else self._batch(degraded, first, size)
-            output = self.predictor(self._batch(tiles, first, size), self._batch(t, first, size), condition)
+            condition = None if degraded is None else _batch(degraded, first, size)
+            output = self.predictor(_batch(tiles, first, size), _batch(t, first, size), condition)
             outputs.append(output.float())
         return torch.cat(outputs)[: len(tiles)]
-
-    def _batch(self, values: torch.Tensor, first: int, size: int) -> torch.Tensor:
-        """`size` rows from `first` on; where they run out, the first ones again."""
-        rows = values[first : first + size]
-        if len(rows) < size:
-            rows = torch.cat([rows, values[: size - len(rows)]])
-        return rows if self.device is None else rows.to(self.device, non_blocking=True)
 
     def _cuts(self, x_t: Images) -> tuple[Cuts, Cuts]:
         config = self.config
@@ -90,6 +80,12 @@ class TiledPredictor:
                 for length in x_t.shape[-2:]
             )
         return rows, columns
+
+
+def _batch(values: torch.Tensor, first: int, size: int) -> torch.Tensor:
+    """`size` rows from `first` on; where they run out, the first ones again."""
+    rows = values[first : first + size]
+    return rows if len(rows) == size else torch.cat([rows, values[: size - len(rows)]])
 
 
 def _cut(images: Images, rows: Cuts, columns: Cuts) -> Images:

@@ -63,8 +63,8 @@ MUTATIONS = [
     ),
     (
         "restore_diff/restoration/restorer.py",
-        "pad_to(to_model_range(degraded.to(home, torch.float32)), *padded)",
-        "pad_to(degraded.to(home, torch.float32), *padded)",
+        "pad_to(to_model_range(degraded.to(self.device, torch.float32)), *padded)",
+        "pad_to(degraded.to(self.device, torch.float32), *padded)",
         "tests/restoration/test_restorer.py::test_the_predictor_sees_the_model_range",
     ),
     (
@@ -116,5 +116,12 @@ MUTATIONS = [
         "(name, draw)",
         "tests/restoration/test_memory_and_samples.py"
         "::test_noise_is_standard_normal_and_a_part_of_it_is_that_part_of_the_whole",
+    ),
+    (
+        "restore_diff/restoration/restorer.py",
+        "rows=(rows.start, rows.stop)",
+        "rows=(0, rows.stop - rows.start)",
+        "tests/restoration/test_memory_and_samples.py"
+        "::test_in_bands_every_pixel_has_the_noise_that_it_has_in_the_whole",
     ),
 ]
