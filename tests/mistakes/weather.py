@@ -9,8 +9,8 @@ MUTATIONS = [
     ),
     (
         "restore_diff/data/weather/rain.py",
-        'random = generator(seed, "rain")',
-        "random = torch.default_generator",
+        'randoms = [generator(seed, "rain") for seed in seeds]',
+        "randoms = [torch.default_generator for seed in seeds]",
         "tests/data/weather/test_rain.py::test_the_same_seed_gives_the_same_picture_and_another_seed_another",
     ),
     (
@@ -62,9 +62,9 @@ MUTATIONS = [
         "tests/data/weather/test_rain.py::test_mist_hides_scene_and_streaks_alike",
     ),
     (
-        "restore_diff/data/weather/rain.py",
-        "- skipped)[index]",
-        ")[index]",
+        "restore_diff/data/weather/strokes.py",
+        "(start - skipped).index",
+        "start.index",
         "tests/data/weather/test_rain.py::test_a_streak_has_the_length_asked_for",
     ),
     (

@@ -4,6 +4,7 @@ A drop leaves a streak while the shutter is open. With D its diameter and z its 
 v ~ D^(1/2), so the streak is D/z wide and v/z long, and adds light in proportion to the time that the drop covers a
 pixel, D/v (Garg & Nayar, "Vision and Rain", IJCV 2007). There are more drops far away than near. Falling drops
 oscillate, which makes streaks uneven (Garg & Nayar, "Photorealistic rendering of rain streaks", SIGGRAPH 2006).
+Instead of drawing them, streaks can be cut out of a folder of pictures.
 
 The light S is added to the picture's values as they are, without colour, as in the light-rain benchmarks (Yang et al.,
 "Deep joint rain detection and removal", CVPR 2017), then veiled by mist: (J + S) (1 - veil) + airlight * veil (Li et
@@ -12,13 +13,15 @@ al., "Heavy rain image restoration", CVPR 2019).
 
 import math
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from restore_diff.data.weather.config import RainConfig
+from restore_diff.data.weather.ranges import range_names
+from restore_diff.data.weather.strokes import pixels_in_reach
+from restore_diff.data.weather.textures import TextureFolder
 from restore_diff.randomness import generator
 from restore_diff.tensors import Images
 
@@ -31,6 +34,9 @@ BLUR_REACH = 2.5
 DEFOCUS = 0.3
 """Blur of a near drop over its width: the camera looks at the scene, not at the drops before it."""
 
+TEXTURE_SCALES = (0.7, 1.4)
+"""Least and greatest size of the near streaks of a texture, over that in its file."""
+
 STREAKS_AT_ONCE = 2048
 """Streaks painted together; bounds the memory that a large photograph needs."""
 
@@ -39,7 +45,10 @@ class RainRenderer:
     """`render_rain` with its settings filled in; can be sent to worker processes."""
 
     def __init__(self, config: RainConfig):
+        """DataError for a folder of textures without images, ImageError for one with files that are none."""
         self.config = config
+        if config.textures:
+            TextureFolder(config.textures)
 
     def __call__(self, clean: Images, seeds: Sequence[int]) -> Images:
         return render_rain(clean, self.config, seeds)
@@ -49,15 +58,23 @@ class RainRenderer:
 def render_rain(clean: Images, config: RainConfig, seeds: Sequence[int]) -> Images:
     """Let it rain on photographs in [0, 1]; result in [0, 1] on the same device. Without a veil light is only added.
 
-    Result i depends on clean[i] and seeds[i] alone. ValueError when there is no image, or not one seed per image.
+    Result i depends on clean[i] and seeds[i] alone. ValueError when there is no image, or not one seed per image;
+    DataError and ImageError for textures that cannot be read.
     """
     if not 0 < len(clean) == len(seeds):
         raise ValueError(f"expected one seed per image, got {len(clean)} images and {len(seeds)} seeds")
     height, width = clean.shape[-2:]
-    scenes, streaks = zip(*(_draw_rain(config, height, width, seed) for seed in seeds), strict=True)
-    owner = torch.repeat_interleave(torch.tensor([len(drawn.x) for drawn in streaks]))
-    streaks = Streaks(*(torch.cat(parts).to(clean.device) for parts in zip(*streaks, strict=True)))
-    light = _paint(streaks, owner.to(clean.device), len(clean), height, width).to(clean.dtype)
+    randoms = [generator(seed, "rain") for seed in seeds]
+    scenes = [_draw_scene(config, random) for random in randoms]
+    if config.textures:
+        textures = TextureFolder(config.textures)
+        pieces = [_cut(textures, s, height, width, random) for s, random in zip(scenes, randoms, strict=True)]
+        light = torch.stack(pieces).to(clean)
+    else:
+        drawn = [_draw_streaks(s, height, width, random) for s, random in zip(scenes, randoms, strict=True)]
+        owner = torch.repeat_interleave(torch.tensor([len(streaks.x) for streaks in drawn])).to(clean.device)
+        streaks = Streaks(*(torch.cat(parts).to(clean.device) for parts in zip(*drawn, strict=True)))
+        light = _paint(streaks, owner, len(clean), height, width).to(clean.dtype)
     veil, airlight = (torch.stack([s[k] for s in scenes]).to(clean).view(-1, 1, 1, 1) for k in ("veil", "airlight"))
     return ((clean + light) * (1 - veil) + airlight * veil).clamp(0, 1)
 
@@ -79,12 +96,23 @@ class Streaks(NamedTuple):
     phase: Tensor
 
 
-def _draw_rain(config: RainConfig, height: int, width: int, seed: int) -> tuple[dict[str, Tensor], Streaks]:
-    """Draw an image's settings, and a Poisson number of streaks, uniform over it and as far around as they reach."""
-    random = generator(seed, "rain")
-    names = [field.name for field in fields(config)]
+def _draw_scene(config: RainConfig, random: torch.Generator) -> dict[str, Tensor]:
+    """Draw a value of each range, for one image."""
+    names = range_names(config)
     low, high = torch.tensor([getattr(config, name) for name in names]).unbind(1)
-    scene = dict(zip(names, torch.lerp(low, high, torch.rand(len(names), generator=random)), strict=True))
+    return dict(zip(names, torch.lerp(low, high, torch.rand(len(names), generator=random)), strict=True))
+
+
+def _cut(textures: TextureFolder, scene: dict[str, Tensor], height: int, width: int, random: torch.Generator) -> Tensor:
+    """Streaks of a picture, with or without the same farther away: (1, height, width)."""
+    size, layers = torch.rand(2, generator=random).tolist()
+    near = TEXTURE_SCALES[0] * (TEXTURE_SCALES[1] / TEXTURE_SCALES[0]) ** size
+    scales = (near,) if layers < 0.5 else (near, near / 2)
+    return scene["brightness"] * textures.crop(height, width, random, scales)
+
+
+def _draw_streaks(scene: dict[str, Tensor], height: int, width: int, random: torch.Generator) -> Streaks:
+    """Draw a Poisson number of streaks, uniform over an image and as far around as they reach."""
     largest = torch.exp(MAX_DEVIATION * scene["size_spread"])
     longest, widest = scene["length_px"] * largest.sqrt(), scene["width_px"] * largest
     margin = longest / 2 + widest / 2 + BLUR_REACH * torch.hypot(scene["blur_px"], DEFOCUS * widest)
@@ -93,7 +121,7 @@ def _draw_rain(config: RainConfig, height: int, width: int, seed: int) -> tuple[
     middles = torch.rand(num_streaks, 2, generator=random) * sides - margin
     deviations = torch.randn(num_streaks, 2, generator=random).clamp(-MAX_DEVIATION, MAX_DEVIATION)
     chances = torch.rand(num_streaks, 4, generator=random)
-    return scene, _shape(scene, middles, deviations, chances)
+    return _shape(scene, middles, deviations, chances)
 
 
 def _shape(scene: dict[str, Tensor], middles: Tensor, deviations: Tensor, chances: Tensor) -> Streaks:
@@ -127,30 +155,12 @@ def _paint(streaks: Streaks, owner: Tensor, num_images: int, height: int, width:
     light = torch.zeros(num_images * height * width, device=streaks.x.device)
     for parts in zip(*(values.split(STREAKS_AT_ONCE) for values in (owner, *streaks)), strict=True):
         image, part = parts[0], Streaks(*parts[1:])
-        streak, row, column = _pixels_in_reach(part, height, width)
+        side, end = part.width / 2 + BLUR_REACH * part.blur, part.length / 2 + BLUR_REACH * part.blur
+        half_height = end * part.tilt.cos() + side * part.tilt.sin().abs()
+        half_width = side / part.tilt.cos()
+        streak, row, column = pixels_in_reach(part.x, part.y, part.tilt, half_height, half_width, height, width)
         light.index_add_(0, (image[streak] * height + row) * width + column, _light(part, streak, row, column))
     return light.view(num_images, 1, height, width)
-
-
-def _pixels_in_reach(streaks: Streaks, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """List each pixel that each streak may light: (index of the streak, row, column), streak by streak, row by row."""
-    side = streaks.width / 2 + BLUR_REACH * streaks.blur
-    end = streaks.length / 2 + BLUR_REACH * streaks.blur
-    half_height = end * streaks.tilt.cos() + side * streaks.tilt.sin().abs()
-    streak, row = _ranges(streaks.y - half_height, streaks.y + half_height, height)
-    middle = streaks.x[streak] + (row - streaks.y[streak]) * streaks.tilt.tan()[streak]
-    half_width = (side / streaks.tilt.cos())[streak]
-    line, column = _ranges(middle - half_width, middle + half_width, width)
-    return streak[line], row[line], column
-
-
-def _ranges(first: Tensor, last: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Whole numbers from first[i] to last[i] that lie in 0 .. size - 1, all i one after another: (i, number)."""
-    start = first.ceil().clamp(min=0).long()
-    count = (last.floor().clamp(max=size - 1).long() - start + 1).clamp(min=0)
-    index = torch.repeat_interleave(count)
-    skipped = count.cumsum(0) - count
-    return index, torch.arange(len(index), device=first.device) + (start - skipped)[index]
 
 
 def _light(streaks: Streaks, streak: Tensor, row: Tensor, column: Tensor) -> Tensor:

@@ -22,11 +22,15 @@ class WeatherRenderer:
         self.camera = camera
 
     def __call__(self, clean: Images, seeds: Sequence[int], weathers: Sequence[Weather | None] | None = None) -> Images:
-        """Degrade photographs in [0, 1]. Where `weathers` names none for an image, its seed draws one of the mixture.
+        """Degrade photographs in [0, 1]. Where `weathers` holds None, the image's seed draws one of the mixture.
 
-        Result i depends on clean[i], seeds[i] and weathers[i] alone.
+        Result i depends on clean[i], seeds[i] and weathers[i] alone. ValueError when there is not one seed, and one
+        weather if any, per image.
         """
-        named = weathers or [None] * len(seeds)
+        named = [None] * len(seeds) if weathers is None else weathers
+        if not len(clean) == len(seeds) == len(named):
+            found = f"{len(clean)} images, {len(seeds)} seeds and {len(named)} weathers"
+            raise ValueError(f"expected one seed and one weather per image, got {found}")
         kinds = [kind or self._draw(seed) for kind, seed in zip(named, seeds, strict=True)]
         degraded = clean.clone()
         for kind in sorted(set(kinds)):

@@ -2,7 +2,7 @@
 
 import math
 import pickle
-from dataclasses import fields
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from restore_diff.data.weather.config import RainConfig
 from restore_diff.data.weather.rain import RainRenderer, render_rain
+from restore_diff.data.weather.ranges import range_names
 
 LENGTH_PX, WIDTH_PX, BRIGHTNESS = 40.0, 4.0, 0.5
 STILL = {
@@ -183,17 +184,14 @@ def test_a_crop_rains_like_a_whole_photograph_up_to_its_border():
         assert (part > 0.05).float().mean() == pytest.approx(float((whole > 0.05).float().mean()), rel=tolerance)
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(RainConfig)])
+@pytest.mark.parametrize("name", range_names(RainConfig()))
 def test_every_setting_changes_the_picture_and_is_drawn_anew_for_each(name: str):
     usual = rain(density=0.003, softness=0.5, beading=0.3, size_spread=0.2, angle_spread_deg=1, depth=3, veil=0.2)
     low = getattr(usual, name)[0]
     other = 0.5 if name == "airlight" else 1.5 * low + 2 * (name == "angle_deg")
-    changed = RainConfig(**{f.name: getattr(usual, f.name) for f in fields(usual)} | {name: (other, other)})
+    changed, ranging = (replace(usual, **{name: ends}) for ends in ((other, other), tuple(sorted((low, other)))))
     scene = photographs(2) * 0.5
     assert (render_rain(scene, changed, [0, 1]) - render_rain(scene, usual, [0, 1])).abs().mean() > 1e-4
-    ranging = RainConfig(
-        **{f.name: getattr(usual, f.name) for f in fields(usual)} | {name: tuple(sorted((low, other)))}
-    )
     drawn = render_rain(scene, ranging, [0, 1])
     for fixed in (usual, changed):
         assert not torch.allclose(drawn, render_rain(scene, fixed, [0, 1]), atol=1e-4)

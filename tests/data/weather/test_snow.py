@@ -1,0 +1,298 @@
+"""Rendered snow does what its settings say, measured on the pictures themselves."""
+
+import math
+import pickle
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from skimage.measure import label, regionprops
+from torch import Tensor
+
+from restore_diff.data.images import write_image
+from restore_diff.data.listing import DataError
+from restore_diff.data.weather.config import SnowConfig
+from restore_diff.data.weather.ranges import range_names
+from restore_diff.data.weather.snow import SnowRenderer, render_snow
+
+MEAN_THICKNESS = 0.7
+"""Mean opacity of flakes over that of the densest."""
+
+STILL = {
+    "cover": 0.01,
+    "size_px": 3,
+    "size_spread": 0,
+    "depth": 1,
+    "motion": 0,
+    "defocus": 0,
+    "blur_px": 0.25,
+    "angle_deg": 0,
+    "angle_spread_deg": 0,
+    "opacity": 1,
+    "brightness": 1,
+    "blueness": 0,
+    "veil": 0,
+    "airlight": 1,
+}
+"""White flakes, all alike but for their thickness, that stand still in the plane in focus."""
+
+
+def snow(**changes: float | tuple[float, float]) -> SnowConfig:
+    values = STILL | changes
+    ranges: dict[str, Any] = {name: v if isinstance(v, tuple) else (v, v) for name, v in values.items()}
+    return SnowConfig(**ranges)
+
+
+def opacity(config: SnowConfig, num_images: int = 4, size: int = 256) -> Tensor:
+    """White snow on black: (num_images, size, size)."""
+    return render_snow(torch.zeros(num_images, 3, size, size), config, range(num_images))[:, 0]
+
+
+def whole_flakes(pictures: Tensor) -> list:
+    """Flakes, or several that touch, that lie inside of their picture."""
+    size = pictures.shape[-1]
+    regions = [r for p in pictures for r in regionprops(label((p > 1e-6).numpy()), p.numpy())]
+    return [r for r in regions if min(r.bbox) > 0 and max(r.bbox) < size]
+
+
+def variances(flake) -> tuple[float, float]:
+    """In px^2, of where a flake's opacity lies: along its narrow direction and along its wide one."""
+    moments = flake.moments_weighted_central / flake.moments_weighted_central[0, 0]
+    middle, difference = (moments[2, 0] + moments[0, 2]) / 2, (moments[2, 0] - moments[0, 2]) / 2
+    half = math.hypot(difference, moments[1, 1])
+    return middle - half, middle + half
+
+
+def median(values: list[float]) -> float:
+    return float(torch.tensor(values).median())
+
+
+def photographs(num_images: int, height: int = 40, width: int = 56) -> Tensor:
+    return torch.rand(num_images, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def masks(tmp_path: Path) -> str:
+    """A folder with one mask: a white bar, a sixteenth of the picture, on black."""
+    mask = torch.zeros(3, 64, 64)
+    mask[:, :, 24:28] = 1
+    write_image(tmp_path / "bar.png", mask)
+    return str(tmp_path)
+
+
+def test_the_same_seed_gives_the_same_picture_and_another_seed_another():
+    clean = photographs(1).expand(3, -1, -1, -1)
+    first, second, third = render_snow(clean, SnowConfig(), [5, 6, 5])
+    assert torch.equal(first, third)
+    assert (first - second).abs().mean() > 0.002
+
+
+def test_a_picture_depends_on_its_own_seed_alone():
+    clean, seeds = photographs(5), [3, 1, 4, 1, 5]
+    together = render_snow(clean, SnowConfig(), seeds)
+    for position in (4, 0, 2, 1, 3):
+        alone = render_snow(clean[position, None], SnowConfig(), [seeds[position]])
+        torch.testing.assert_close(alone[0], together[position], atol=1e-6, rtol=0)
+
+
+def test_painting_in_parts_leaves_no_seam(monkeypatch):
+    whole = opacity(snow(cover=0.3), num_images=2, size=64)
+    monkeypatch.setattr("restore_diff.data.weather.snow.CRYSTALS_AT_ONCE", 7)
+    torch.testing.assert_close(opacity(snow(cover=0.3), num_images=2, size=64), whole, atol=1e-6, rtol=0)
+
+
+def test_flakes_drawn_in_parts_are_as_many(monkeypatch):
+    whole = opacity(snow(cover=0.3, size_px=2), num_images=2).mean()
+    monkeypatch.setattr("restore_diff.data.weather.snow.FLAKES_AT_ONCE", 1000)
+    assert opacity(snow(cover=0.3, size_px=2), num_images=2).mean() == pytest.approx(float(whole), rel=0.03)
+
+
+@pytest.mark.parametrize("nothing", [{"cover": 0}, {"opacity": 0}])
+def test_without_opacity_the_picture_stays_as_it_is(nothing: dict):
+    assert torch.equal(render_snow(photographs(3), snow(**nothing), range(3)), photographs(3))
+
+
+def test_each_value_lies_between_the_photograph_and_the_flakes():
+    clean = torch.cat([photographs(4), torch.zeros(1, 3, 40, 56), torch.ones(1, 3, 40, 56)])
+    snowy = render_snow(clean, snow(cover=1, size_px=8, brightness=0.8, blueness=0.2), range(6))
+    flakes = torch.tensor([0.64, 0.72, 0.8]).view(1, 3, 1, 1)
+    assert (snowy >= torch.minimum(clean, flakes) - 1e-6).all() and (snowy <= torch.maximum(clean, flakes) + 1e-6).all()
+    assert ((snowy - flakes).abs().amax(1) < 1e-3).float().mean() > 0.02  # some flakes hide all that is behind them
+
+
+def test_flakes_hide_the_same_share_of_whatever_is_behind_them():
+    """I = a z + y (1 - z), with one z for the three channels."""
+    config = snow(cover=0.2, size_px=6, brightness=0.9, blueness=0.1)
+    black, scene = render_snow(torch.zeros(2, 3, 40, 56), config, [0, 1]), render_snow(photographs(2), config, [0, 1])
+    colour = 0.9 * torch.tensor([0.9, 0.95, 1.0]).view(1, 3, 1, 1)
+    z = black[:, 2:] / 0.9
+    torch.testing.assert_close(black, colour * z)
+    torch.testing.assert_close(scene, colour * z + photographs(2) * (1 - z))
+
+
+def test_mist_hides_scene_and_flakes_alike():
+    dry, veiled = snow(cover=0.2), snow(cover=0.2, veil=0.3, airlight=0.8)
+    clean = photographs(2)
+    expected = render_snow(clean, dry, [0, 1]) * 0.7 + 0.8 * 0.3
+    torch.testing.assert_close(render_snow(clean, veiled, [0, 1]), expected)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size_px": 0.5},
+        {"size_px": 12},
+        {"blur_px": 2},
+        {"motion": 5},
+        {"motion": 3, "angle_deg": 60, "blur_px": 0.5},
+        {"depth": 4},
+        {"depth": 3, "size_px": 12, "defocus": 3},
+        {"size_spread": 0.3},
+    ],
+)
+def test_flakes_cover_the_share_asked_for_whatever_their_size_blur_and_way(changes: dict):
+    mean = opacity(snow(**{"cover": 0.3, "opacity": 0.05} | changes), num_images=8).mean()
+    assert mean == pytest.approx(0.3 * 0.05 * MEAN_THICKNESS, rel=0.05)
+
+
+def test_the_picture_is_covered_more_as_the_cover_grows():
+    means = [float(opacity(snow(cover=cover, size_px=6)).mean()) for cover in (0.01, 0.05, 0.2, 0.8)]
+    assert all(more > 2 * less for less, more in pairwise(means))
+
+
+def test_a_crop_snows_like_a_whole_photograph_up_to_its_border():
+    config = snow(cover=0.3, opacity=0.1, size_px=12, depth=2, motion=2, angle_deg=30, defocus=1, size_spread=0.3)
+    whole = opacity(config, num_images=10)
+    crops = opacity(config, num_images=400, size=32)
+    pixels = opacity(config, num_images=1500, size=1)
+    borders = crops[:, :3], crops[:, -3:], crops[:, :, :3], crops[:, :, -3:]
+    for part, tolerance in ((crops, 0.06), (pixels, 0.15), *((border, 0.1) for border in borders)):
+        assert part.mean() == pytest.approx(float(whole.mean()), rel=tolerance)
+        assert (part > 0.01).float().mean() == pytest.approx(float((whole > 0.01).float().mean()), rel=tolerance)
+
+
+@pytest.mark.parametrize("angle_deg", [-50.0, 0.0, 30.0])
+def test_flakes_are_drawn_out_along_their_way_by_its_length(angle_deg: float):
+    """The second moment along the way exceeds that across by the variance of a uniform law: length^2 / 12."""
+    pictures = opacity(snow(size_px=2.5, motion=8, angle_deg=angle_deg, cover=0.003), num_images=8)
+    flakes = whole_flakes(pictures)
+    across, along = (median([variances(flake)[k] for flake in flakes]) for k in (0, 1))
+    assert along - across == pytest.approx((8 * 2.5) ** 2 / 12, rel=0.04)
+    assert median([-math.degrees(flake.orientation) for flake in flakes]) == pytest.approx(angle_deg, abs=1.5)
+
+
+def test_single_flakes_deviate_by_the_spread_of_angles():
+    pictures = opacity(snow(size_px=1.5, motion=15, angle_spread_deg=6, cover=0.001), num_images=8)
+    leans = torch.tensor([math.degrees(region.orientation) for region in whole_flakes(pictures)])
+    assert leans.median().abs() < 1.5
+    assert leans.std() == pytest.approx(6 * 0.88, rel=0.2)  # 0.88: a normal distribution cut off at two deviations
+
+
+def test_small_flakes_are_round_and_wide_ones_have_shapes():
+    small, wide = (whole_flakes(opacity(snow(size_px=size_px), 8)) for size_px in (2.9, 20))
+    assert median([math.sqrt(across / along) for across, along in map(variances, small)]) > 0.9
+    assert median([math.sqrt(across / along) for across, along in map(variances, wide)]) < 0.8
+    assert median([flake.area for flake in wide]) < math.pi / 4 * 20**2  # no crystal lies beyond the circle
+
+
+def test_most_flakes_are_far_and_small(monkeypatch):
+    """z^3 is uniform from 1 to depth^3, so that half of the flakes are farther than ((1 + depth^3) / 2)^(1/3)."""
+    monkeypatch.setattr("restore_diff.data.weather.snow.SHAPED_PX", 1000)
+    flakes = whole_flakes(opacity(snow(size_px=24, depth=3, cover=0.02), num_images=24))
+    widths = [float(r.bbox[3] - r.bbox[1]) for r in flakes]
+    assert median(widths) == pytest.approx(24 / 14 ** (1 / 3) + 1, abs=1)  # 1: the blur of the lens
+    assert min(widths) >= 24 / 3 - 1 and max(widths) > 18
+
+
+def test_the_far_end_is_in_focus_and_near_flakes_are_wide_and_translucent():
+    assert torch.equal(opacity(snow(defocus=3)), opacity(snow(defocus=0)))
+    sharp, soft = (opacity(snow(depth=4, size_px=12, defocus=defocus, cover=0.05), 16) for defocus in (0, 2))
+    assert (soft > 0).float().mean() > 1.5 * (sharp > 0).float().mean()
+    assert soft.square().mean() / soft.mean() < 0.8 * sharp.square().mean() / sharp.mean()
+
+
+def test_diameters_spread_as_asked_for(monkeypatch):
+    monkeypatch.setattr("restore_diff.data.weather.snow.SHAPED_PX", 1000)
+    flakes = whole_flakes(opacity(snow(size_px=16, size_spread=0.3, cover=0.01), num_images=24))
+    widths = torch.tensor([float(r.bbox[3] - r.bbox[1] - 1) for r in flakes])
+    assert widths.log().std() == pytest.approx(0.3 * 0.88, rel=0.2)
+
+
+@pytest.mark.parametrize("name", range_names(SnowConfig()))
+def test_every_setting_changes_the_picture_and_is_drawn_anew_for_each(name: str):
+    values = {"cover": 0.2, "size_px": 8, "size_spread": 0.2, "depth": 3, "motion": 1, "defocus": 1}
+    values |= {"angle_spread_deg": 2, "opacity": 0.6, "brightness": 0.6, "blueness": 0.1, "veil": 0.2}
+    usual = (STILL | values)[name]
+    other = 0.5 if name == "airlight" else 1.5 * usual + 20 * (name == "angle_deg")
+    scene = photographs(2) * 0.5
+    before, after = (render_snow(scene, snow(**values | {name: value}), [0, 1]) for value in (usual, other))
+    assert (before - after).abs().mean() > 1e-4
+    drawn = render_snow(scene, snow(**values | {name: (min(usual, other), max(usual, other))}), [0, 1])
+    for fixed in (before, after):
+        assert not torch.allclose(drawn, fixed, atol=1e-4)
+
+
+def test_masks_are_what_holds_the_light_back(masks: str):
+    config = SnowConfig(masks=masks, opacity=(0.5, 0.5), brightness=(0.9, 0.9), blueness=(0, 0))
+    snowy = render_snow(torch.zeros(64, 3, 48, 48), config, range(64))
+    assert snowy.max() == pytest.approx(0.45, abs=0.003)
+    assert snowy.mean() == pytest.approx(0.45 / 16, rel=0.25)
+    assert torch.equal(snowy, render_snow(torch.zeros(64, 3, 48, 48), config, range(64)))
+    assert (snowy[0] - snowy[1]).abs().max() > 0.2  # another seed, another piece
+
+
+def test_masks_know_nothing_of_how_flakes_are_drawn(masks: str):
+    few, many = (SnowConfig(masks=masks, cover=(cover, cover)) for cover in (0, 1))
+    assert torch.equal(render_snow(photographs(2), few, [0, 1]), render_snow(photographs(2), many, [0, 1]))
+
+
+def test_a_folder_without_masks_is_told_before_rendering(tmp_path: Path):
+    with pytest.raises(DataError, match="0 images"):
+        SnowRenderer(SnowConfig(masks=str(tmp_path)))
+    with pytest.raises(DataError, match="nowhere"):
+        SnowRenderer(SnowConfig(masks=str(tmp_path / "nowhere")))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_dtype_stays_and_no_gradient_is_recorded(dtype: torch.dtype):
+    clean = photographs(2).to(dtype).requires_grad_()
+    before = clean.detach().clone()
+    snowy = render_snow(clean, SnowConfig(), [0, 1])
+    assert snowy.dtype == dtype and snowy.device == clean.device
+    assert not snowy.requires_grad and torch.equal(clean.detach(), before)
+    (snowy * clean).sum().backward()  # not an inference tensor: the network may train on it
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 700), (700, 1), (37, 53)])
+def test_every_size_is_rendered(height: int, width: int):
+    snowy = render_snow(torch.zeros(40, 3, height, width), SnowConfig(cover=(0.2, 1)), range(40))
+    assert snowy.shape == (40, 3, height, width) and snowy.isfinite().all() and 0 < snowy.max() <= 1
+
+
+@pytest.mark.parametrize("size_px", [0.01, 900.0])
+def test_the_smallest_and_the_largest_flakes_are_drawn_without_a_flaw(size_px: float):
+    still = opacity(snow(size_px=size_px, cover=1e-4 if size_px < 1 else 1, depth=2, defocus=1), size=64)
+    assert still.isfinite().all() and still.min() >= 0 and 0 < still.max() <= 1
+
+
+@pytest.mark.parametrize("source", ["drawn", "masks"])
+def test_the_renderer_survives_the_way_to_a_worker(source: str, masks: str):
+    config = SnowConfig(masks=masks if source == "masks" else "")
+    renderer = pickle.loads(pickle.dumps(SnowRenderer(config)))
+    assert torch.equal(renderer(photographs(2), [8, 9]), render_snow(photographs(2), config, [8, 9]))
+
+
+def test_a_missing_seed_is_refused():
+    with pytest.raises(ValueError, match="got 2 images and 1 seeds"):
+        render_snow(photographs(2), SnowConfig(), [0])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"cover": (0.2, 0.1)}, {"opacity": (0.5, 1.5)}, {"motion": (-1, 0)}, {"depth": (0.5, 2)}]
+)
+def test_impossible_snow_is_refused(wrong: dict):
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        SnowConfig(**wrong)
