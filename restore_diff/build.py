@@ -2,18 +2,28 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from restore_diff.config import ConfigError, ExperimentConfig, config_from_dict, to_dict
+from restore_diff.data.checks import files_of, require_equal_sizes
 from restore_diff.data.config import DataConfig
-from restore_diff.data.decoded_images import read_sizes
+from restore_diff.data.decoded_images import read_sizes, refuse_damaged, scan_files
+from restore_diff.data.finding import PairList, find_pairs
 from restore_diff.data.holdout import hold_out
-from restore_diff.data.loading import TrainingBatches, check_sizes
-from restore_diff.data.pairs import PairedImageDataset, PairList, Renderer, find_pairs, require_degraded
+from restore_diff.data.loading import TrainingBatches
+from restore_diff.data.names import PairPath
+from restore_diff.data.pairs import PairedImageDataset, require_degraded
+from restore_diff.data.weather.camera import CameraRenderer
+from restore_diff.data.weather.config import Mixture
+from restore_diff.data.weather.haze import HazeRenderer
 from restore_diff.data.weather.rain import RainRenderer
+from restore_diff.data.weather.raindrop import RaindropRenderer
+from restore_diff.data.weather.renderer import WeatherRenderer
+from restore_diff.data.weather.snow import SnowRenderer
 from restore_diff.diffusion.gaussian import GaussianDiffusion
 from restore_diff.diffusion.samplers import SAMPLERS
 from restore_diff.diffusion.schedule import NoiseSchedule
@@ -23,7 +33,10 @@ from restore_diff.metrics.protocols import select_protocols
 from restore_diff.metrics.weights import MetricUnavailable
 from restore_diff.models.unet import UNet
 from restore_diff.randomness import mix
-from restore_diff.restoration.restorer import Restorer
+from restore_diff.restoration.restorer import Restorer, Samples
+
+LAYERS = {"rain": RainRenderer, "haze": HazeRenderer, "snow": SnowRenderer, "raindrop": RaindropRenderer}
+"""What renders each weather; its settings are the section of the same name."""
 
 
 class DeviceError(ValueError):
@@ -73,12 +86,24 @@ def restorer(
     """Restores with the weights that `model` has when called; `model` is on `device`, in evaluation mode."""
     with settings_of("sampler"):
         sampler = SAMPLERS[config.sampler.name](schedule(config), config.diffusion.prediction, config.sampler)
-    return Restorer(model, sampler, config.tiling, model.size_multiple, device, precision)
+    samples = Samples(config.sampler.num_samples, config.sampler.mirror)
+    return Restorer(model, sampler, config.tiling, model.size_multiple, device, precision, samples)
 
 
-def renderer(config: DataConfig) -> Renderer | None:
-    """What degrades clean photographs that have no partner."""
-    return RainRenderer(config.rain) if config.weather == "rain" else None
+def renderer(config: DataConfig, pairs: Sequence[PairPath] = ()) -> WeatherRenderer | None:
+    """What degrades clean photographs that have no partner; None where neither the config nor their card says it.
+
+    None, too, where all have one: then no folder of textures has to be there. Raises DataError and ImageError for it.
+    """
+    partnerless = [pair for pair in pairs if pair.degraded is None]
+    if pairs and not partnerless:
+        return None
+    if config.weather == "none" and not (partnerless and all(pair.weather for pair in partnerless)):
+        return None
+    mixture: Mixture = {config.weather: 1.0} if isinstance(config.weather, str) else config.weather
+    kinds = "+".join([*mixture, *(pair.weather or "none" for pair in partnerless)]).split("+")
+    layers = {name: LAYERS[name](getattr(config, name)) for name in sorted(set(kinds) - {"none"})}
+    return WeatherRenderer(mixture, layers, CameraRenderer(config.camera))
 
 
 def training_sets(config: ExperimentConfig) -> tuple[PairList, PairList | None]:
@@ -86,25 +111,37 @@ def training_sets(config: ExperimentConfig) -> tuple[PairList, PairList | None]:
     training, validation = hold_out(
         find_pairs(config.data.train, "train", Path(config.data.root)), config.data.num_validation
     )
-    return training, validation and _usable(config, validation)
+    return training, validation and _whole(config, validation)
 
 
-def test_set(config: ExperimentConfig, source: str) -> PairList:
-    """The pairs of `source`, which is written like data.test. Raises DataError, ImageError."""
-    return _usable(config, find_pairs(source, "test", Path(config.data.root)))
+def _whole(config: ExperimentConfig, validation: PairList) -> PairList | None:
+    """The pairs, all decoded once, as they are few; damaged ones are refused or left out as the config says."""
+    damaged = scan_files(files_of(validation), is_suspect=lambda path: True).damaged
+    if config.data.on_bad == "error":
+        refuse_damaged(damaged)
+    pairs = tuple(p for p in validation.pairs if p.clean not in damaged and p.degraded not in damaged)
+    return _usable(config, replace(validation, pairs=pairs)) if pairs else None
+
+
+def test_set(config: ExperimentConfig, source: str, crop_to_min: bool = False) -> PairList:
+    """The pairs of `source`, which is written like data.test. Raises DataError, ImageError.
+
+    `crop_to_min`: pairs that differ by a few pixels in size are cut to the size that they share, not refused.
+    """
+    return _usable(config, replace(find_pairs(source, "test", Path(config.data.root)), crop_to_min=crop_to_min))
 
 
 def _usable(config: ExperimentConfig, pairs: PairList) -> PairList:
     """The pairs, known to be whole: an error now is better than one after the training that they are to score."""
-    require_degraded(pairs, renderer(config.data))
-    files = (path for pair in pairs.pairs for path in (pair.clean, pair.degraded) if path is not None)
-    check_sizes(pairs, read_sizes(files), crop_size_px=1)
-    return pairs
+    require_degraded(pairs, renderer(config.data, pairs.pairs))
+    num_cut = require_equal_sizes(pairs, read_sizes(files_of(pairs)))
+    cut = f"{num_cut} pairs of different sizes are cut, at the right and at the bottom, to the size that they share"
+    return replace(pairs, notes=(*pairs.notes, cut)) if num_cut else pairs
 
 
 def images(config: ExperimentConfig, pairs: PairList) -> PairedImageDataset:
     """Whole images to validate or test on, the same ones each time."""
-    return PairedImageDataset(pairs, renderer(config.data), config.seed)
+    return PairedImageDataset(pairs, renderer(config.data, pairs.pairs), config.seed)
 
 
 def lpips(
@@ -140,10 +177,12 @@ def scorer(
     return Scorer(protocol_names, perceptual, metrics)
 
 
-def batches(config: ExperimentConfig, pairs: PairList) -> TrainingBatches:
+def batches(config: ExperimentConfig, pairs: PairList, rank: int = 0, world: int = 1) -> TrainingBatches:
+    """The part of each batch that process `rank` of `world` takes."""
     training = config.training
-    render = renderer(config.data)
-    return TrainingBatches(pairs, render, config.data, training.batch_size, training.num_micro_batches, config.seed)
+    render = renderer(config.data, pairs.pairs)
+    sizes = training.batch_size, training.num_micro_batches
+    return TrainingBatches(pairs, render, config.data, *sizes, config.seed, rank, world)
 
 
 @contextmanager

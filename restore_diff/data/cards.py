@@ -1,17 +1,19 @@
 """Cards: one YAML file per data set says where its files lie, how they pair up and how its results are scored."""
 
+import dataclasses
 import difflib
 import importlib.util
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field, TypeAdapter, ValidationError, field_validator
+from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 from yaml import YAMLError
 
 from restore_diff.data.listing import DataError
+from restore_diff.data.weather.config import Weather
 from restore_diff.schema import settings
 
 ANY_NAME = "(?P<id>.+)"
@@ -47,9 +49,44 @@ class LayoutConfig:
 
 
 @settings
+class PartConfig:
+    """One of several data sets that a split joins."""
+
+    card: str | None = Field(default=None, description="another card, of which the same split is taken")
+    folder: str | None = Field(default=None, description="or a folder of pairs or clean photographs, below data.root")
+    weight: float = Field(default=1.0, gt=0, description="how often training draws from it, relative to the others")
+    weather: Weather | None = Field(default=None, description="rendered on its photographs; needs clean ones alone")
+
+    @model_validator(mode="after")
+    def names_one_source(self) -> Self:
+        if (self.card is None) == (self.folder is None):
+            raise ValueError("a part is either a card or a folder")
+        return self
+
+
+@settings
 class SplitConfig:
-    num_pairs: int = Field(ge=1, description="as published")
-    layouts: tuple[LayoutConfig, ...] = Field(min_length=1, description="the first whose folders exist is taken")
+    """Files by `layouts`, or other data sets by `parts`."""
+
+    num_pairs: int | None = Field(default=None, ge=1, description="as published; with layouts only, and needed there")
+    layouts: tuple[LayoutConfig, ...] = Field(default=(), description="the first whose folders exist is taken")
+    weather: Weather | None = Field(default=None, description="rendered on layouts without degraded images")
+    parts: tuple[PartConfig, ...] = Field(default=(), description="data sets to join")
+
+    @model_validator(mode="after")
+    def has_files_or_parts(self) -> Self:
+        if bool(self.layouts) == bool(self.parts):
+            raise ValueError("a split has either layouts or parts")
+        if self.layouts and self.num_pairs is None:
+            raise ValueError("num_pairs is missing: how many pairs were published")
+        if self.parts and (self.num_pairs is not None or self.weather is not None):
+            raise ValueError("num_pairs and weather belong to layouts; a part has a weather of its own")
+        if self.weather is not None and any(layout.degraded is not None for layout in self.layouts):
+            raise ValueError("weather is rendered on clean photographs: leave out degraded, or weather")
+        return self
+
+
+SECTIONS = {"train": SplitConfig, "test": SplitConfig, "layouts": LayoutConfig, "parts": PartConfig}
 
 
 @settings
@@ -81,10 +118,9 @@ def load_card(path: Path) -> CardConfig:
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
         return TypeAdapter(CardConfig).validate_python(content)
     except ValidationError as error:
-        mistakes = (f"{'.'.join(map(str, mistake['loc']))}: {mistake['msg']}" for mistake in error.errors())
-        raise DataError(f"{path}: " + "; ".join(mistakes)) from error
+        raise DataError(f"{path}: " + "; ".join(sorted(map(_message, error.errors())))) from error
     except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{path}: {' '.join(str(error).split())}") from error
 
 
 def folder_of(layout: LayoutConfig, root: Path) -> Path:
@@ -103,3 +139,16 @@ def nearest_cards(name: str) -> str:
     cards = find_cards()
     near = difflib.get_close_matches(name.lower(), cards, n=3)
     return f"did you mean {' or '.join(near)}?" if near else f"cards: {', '.join(cards) or 'none'}"
+
+
+def _message(mistake: Any) -> str:
+    path = [str(part) for part in mistake["loc"]]
+    key = ".".join(path)
+    if mistake["type"] == "unexpected_keyword_argument":
+        section = next((SECTIONS[part] for part in reversed(path[:-1]) if part in SECTIONS), CardConfig)
+        known = [field.name for field in dataclasses.fields(section)]  # type: ignore[arg-type]
+        near = difflib.get_close_matches(path[-1], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+        return f"{key}: unknown key; {hint}"
+    text = mistake["ctx"]["error"] if mistake["type"] == "value_error" else mistake["msg"]
+    return f"{key}: {text}" if key else str(text)

@@ -7,11 +7,10 @@ from pydantic import Field
 from restore_diff.data.weather.config import (
     CameraConfig,
     HazeConfig,
-    Mixture,
     RainConfig,
     RaindropConfig,
     SnowConfig,
-    Weather,
+    WeatherChoice,
 )
 from restore_diff.schema import settings
 
@@ -23,7 +22,7 @@ class DataConfig:
     )
     test: str = Field(default="skimage", min_length=1, description="likewise; never trained on")
     root: str = Field(default="data", description="where the folders of cards lie")
-    weather: Weather | Mixture = Field(
+    weather: WeatherChoice = Field(
         default="none", description="rendered on clean photographs that have no partner: one, or {name: share, ...}"
     )
     rain: RainConfig = Field(default_factory=RainConfig)
@@ -35,6 +34,12 @@ class DataConfig:
         default=8, ge=0, description="clean images held out of training, at most a fifth of them"
     )
     crop_size_px: int = Field(default=64, ge=8, description="side of a training crop")
+    on_small: Literal["error", "skip", "pad"] = Field(
+        default="error", description="training images smaller than the crop: refused, left out, or mirrored outwards"
+    )
+    on_bad: Literal["error", "skip"] = Field(
+        default="error", description="training files that cannot be read: refused, or replaced by the next pair"
+    )
     crops_per_image: int = Field(default=1, ge=1, description="crops taken from an image each time it is read")
     augmentation: Literal["none", "flips", "flips_and_turns"] = Field(default="flips", description="of training crops")
     num_workers: int = Field(default=2, ge=0, description="processes that read and crop")

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
-from restore_diff.data import png
+from restore_diff.data import deep, png
 from restore_diff.files import printable
 
 MAX_PIXELS = 200_000_000
@@ -22,7 +22,9 @@ _opening = threading.Lock()
 """Held while Pillow's own limit is lifted, which is a global of its module."""
 
 READ_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ORIENTATION = 0x0112
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
 # A TIFF file keeps EXIF among the tags that say how its pixels are stored; only these say something about the picture.
 DESCRIPTIVE_TIFF_TAGS = (270, 271, 272, ORIENTATION, 282, 283, 296, 305, 306, 315, 33432, 34665, 34853)
 
@@ -41,6 +43,8 @@ class Decoded(NamedTuple):
     icc_profile: bytes
     exif: bytes
     """With orientation 1, because the samples are upright."""
+    num_frames: int
+    """Of an animation, or pages of a TIFF file; `samples` are the first."""
 
 
 def decode(path: Path, max_pixels: int = MAX_PIXELS) -> Decoded:
@@ -48,7 +52,8 @@ def decode(path: Path, max_pixels: int = MAX_PIXELS) -> Decoded:
     with opened(path, max_pixels) as image:
         samples, bit_depth, icc_profile = _samples(image, path)
         orientation, exif = _exif(image, type(image).getexif)
-    return Decoded(_upright(samples, orientation), bit_depth, icc_profile, exif)
+        num_frames = _num_frames(image)
+    return Decoded(_upright(samples, orientation), bit_depth, icc_profile, exif, num_frames)
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -76,11 +81,20 @@ def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        content = "not an image of a known format" if path.stat().st_size else "the file is empty"
-        raise ImageError(f"{name}: {content}; accepted: {', '.join(READ_FORMATS)}") from error
+        raise ImageError(f"{name}: {_why_unidentified(path)}; accepted: {', '.join(READ_FORMATS)}") from error
+    except MemoryError as error:
+        raise ImageError(f"{name}: not enough memory to decode it") from error
     except Exception as error:  # decoders raise anything on damaged files
         reason = (isinstance(error, OSError) and error.strerror) or f"damaged or truncated ({error}); replace the file"
         raise ImageError(" ".join(f"{name}: {reason}".split())) from error
+
+
+def _why_unidentified(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head in TIFF_SIGNATURES:
+        return "damaged, or a kind of TIFF that is not read; save it as PNG"
+    return "not an image of a known format" if head else "the file is empty"
 
 
 def _open_unlimited(path: Path) -> ImageFile.ImageFile:
@@ -99,11 +113,14 @@ def _samples(image: Image.Image, path: Path) -> tuple[Tensor, int, bytes]:
     file_bits = png.bits_per_sample(path) if image.format == "PNG" else 8
     if image.format == "TIFF":
         file_bits = max(image.tag_v2.get(258, (1,)))  # type: ignore[attr-defined]
-    if file_bits == 16 and image.format == "PNG" and "transparency" not in image.info:
-        return torch.from_numpy(_read_deep_png(path)).permute(2, 0, 1), 16, icc_profile
+    if file_bits == 16 and deep.can_be_read(image):
+        samples = deep.read_deep(image, lambda: _open_unlimited(path))
+        return torch.from_numpy(samples).permute(2, 0, 1), 16, icc_profile
     image.load()
     if file_bits == 16 and image.format == "TIFF" and image.mode.startswith("I;16"):
-        return torch.from_numpy(np.asarray(image).astype(np.int32))[None], 16, icc_profile
+        samples = torch.from_numpy(np.asarray(image).astype(np.int32))[None]
+        is_inverted = image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO  # type: ignore[attr-defined]
+        return 65535 - samples if is_inverted else samples, 16, icc_profile
     if file_bits > 8 or image.mode in ("I", "F", "LAB", "HSV"):
         kind = f"{image.format} of {file_bits} bits per sample, mode {image.mode}"
         raise ImageError(f"{printable(path)}: {kind} cannot be read in full depth; save it as 8-bit or 16-bit PNG")
@@ -111,28 +128,6 @@ def _samples(image: Image.Image, path: Path) -> tuple[Tensor, int, bytes]:
         image, icc_profile = _cmyk_to_rgb(image, icc_profile), b""
     array = np.array(image.convert(_plain_mode(image)))
     return torch.from_numpy(array).reshape(*array.shape[:2], -1).permute(2, 0, 1), 8, icc_profile
-
-
-def _read_deep_png(path: Path) -> np.ndarray:
-    """int32 (H,W,C) in 0..65535.
-
-    Pillow keeps the high bytes of colours, and, when told that the low byte comes first in the file, the low bytes.
-    Grey with alpha has as many bytes per pixel as 8-bit RGBA, and is read as that.
-    """
-
-    def read(layout: str) -> np.ndarray:
-        with _open_unlimited(path) as image:
-            image.tile = [tile._replace(args=layout) for tile in image.tile]
-            return np.atleast_3d(np.asarray(image).astype(np.int32))
-
-    with _open_unlimited(path) as image:
-        layout = str(image.tile[0].args)
-    if layout == "I;16B":
-        return read(layout)
-    if layout == "LA;16B":
-        pairs = read("RGBA")
-        return pairs[..., 0::2] * 256 + pairs[..., 1::2]
-    return read(layout) * 256 + read(layout.replace("16B", "16L"))
 
 
 def _plain_mode(image: Image.Image) -> str:
@@ -169,6 +164,14 @@ def _exif(image: Image.Image, getexif: Callable[[Image.Image], Image.Exif]) -> t
     except Exception:  # a damaged EXIF block does not make the picture unreadable
         return 1, b""
     return (orientation if orientation in range(1, 9) else 1), content
+
+
+def _num_frames(image: Image.Image) -> int:
+    """Frames or pages. A JPEG photograph is one picture: what phones add are previews, maps of depth and of light."""
+    try:
+        return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    except Exception:  # a damaged second frame does not make the first unreadable
+        return 1
 
 
 def _upright(samples: Tensor, orientation: int) -> Tensor:

@@ -1,9 +1,12 @@
 """Validation pairs, held out of the training set so that the test set chooses nothing."""
 
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
-from restore_diff.data.pairs import PairList
+from restore_diff.data.copies import copies_of
+from restore_diff.data.finding import PairList
+from restore_diff.data.names import PairPath
 from restore_diff.randomness import mix
 
 
@@ -11,16 +14,30 @@ def hold_out(pairs: PairList, num_clean: int) -> tuple[PairList, PairList | None
     """(training pairs, validation pairs): `num_clean` clean images leave the training set, at most a fifth of them.
 
     Which ones depends on their names alone; all degraded versions of a clean image go together, and the first of them
-    is the one to validate on. None where nothing can be spared.
+    is the one to validate on. Of joined parts, each gives up to a fifth of its own in turn, and validates what it has
+    of the images held out; a copy of one, byte for byte, leaves the training set too. None where nothing can be spared.
     """
-    clean = sorted({pair.clean for pair in pairs.pairs}, key=_rank)
-    held = set(clean[: min(num_clean, len(clean) // 5)])
+    held = _choose(pairs, num_clean)
     if not held:
         return pairs, None
-    first = {pair.clean: pair for pair in reversed(pairs.pairs) if pair.clean in held}
+    first: dict[tuple[int, Path], PairPath] = {}
+    for pair in pairs.pairs:
+        if pair.clean in held:
+            first.setdefault((pair.part, pair.clean), pair)
     validation = tuple(sorted(first.values(), key=lambda pair: pair.name))
-    remaining = tuple(pair for pair in pairs.pairs if pair.clean not in held)
-    return replace(pairs, pairs=remaining), replace(pairs, pairs=validation, notes=())
+    gone = held | copies_of(held, {pair.clean for pair in pairs.pairs}) if pairs.weights else held
+    remaining = tuple(pair for pair in pairs.pairs if pair.clean not in gone)
+    return replace(pairs, pairs=remaining), replace(pairs, pairs=validation, notes=(), weights=())
+
+
+def _choose(pairs: PairList, num_clean: int) -> set[Path]:
+    parts = [{p.clean for p in pairs.pairs if p.part == part} for part in range(len(pairs.weights) or 1)]
+    spared = [sorted(clean, key=lambda path: (_rank(path), path))[: len(clean) // 5] for clean in parts]
+    held: set[Path] = set()
+    for path in (path for turn in zip_longest(*spared) for path in turn if path is not None):
+        if len(held) < num_clean and all(len(held & clean) < len(clean) // 5 for clean in parts if path in clean):
+            held.add(path)
+    return held
 
 
 def _rank(path: Path) -> int:

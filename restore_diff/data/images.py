@@ -1,21 +1,16 @@
 """Read and write image files with all that they carry: orientation, EXIF, colour profile, transparency, bit depth."""
 
 import io
-import os
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from restore_diff.data import png
+from restore_diff.data import png, tiff
 from restore_diff.data.decoding import MAX_PIXELS, ImageError, decode
 from restore_diff.files import printable, replace_atomically
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
-"""Names that promise an image which can be read."""
 
 WRITE_FORMATS = {
     ".png": "PNG",
@@ -26,7 +21,7 @@ WRITE_FORMATS = {
     ".tiff": "TIFF",
     ".bmp": "BMP",
 }
-SIGNATURES = (png.SIGNATURE, b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"GIF87a", b"GIF89a")
+ROWS_AT_ONCE = 256
 LUMA = (0.299, 0.587, 0.114)  # BT.601; equal channels give that channel
 
 
@@ -44,23 +39,14 @@ class RasterImage:
     exif: bytes = b""
     """With orientation 1, because the pixels are upright."""
     icc_profile: bytes = b""
-
-
-def is_image(path: Path) -> bool:
-    """Whether the content of a regular file, not its name, starts like an accepted image format."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        head = file.read(16)
-    is_webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
-    is_bmp = head[:2] == b"BM" and head[6:10] == b"\0\0\0\0"
-    return is_webp or is_bmp or head.startswith(SIGNATURES)
+    num_frames: int = 1
+    """Frames or pages of the file; the pixels are those of the first."""
 
 
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> RasterImage:
     """Read a picture, turned upright; of an animation, the first frame. ImageError for what would lose something."""
-    samples, bit_depth, icc_profile, exif = decode(path, max_pixels)
-    levels = samples.to(torch.float32) / (2**bit_depth - 1)
+    samples, bit_depth, icc_profile, exif, num_frames = decode(path, max_pixels)
+    levels = samples.to(torch.float32).div_(2**bit_depth - 1)
     grey = len(levels) < 3
     return RasterImage(
         pixels=levels[:1].repeat(3, 1, 1) if grey else levels[:3].contiguous(),
@@ -69,6 +55,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> RasterImage:
         alpha=levels[-1:].contiguous() if len(levels) in (2, 4) else None,
         exif=exif,
         icc_profile=icc_profile,
+        num_frames=num_frames,
     )
 
 
@@ -77,7 +64,7 @@ def read_rgb_uint8(path: Path) -> Tensor:
 
     ImageError for what would be silently wrong: 16 bits per sample, and transparency other than fully opaque.
     """
-    samples, bit_depth, _, _ = decode(path)
+    samples, bit_depth, *_ = decode(path)
     if bit_depth == 16:
         raise ImageError(
             f"{printable(path)}: 16 bits per sample; training and scoring read 8-bit images, convert it first"
@@ -91,9 +78,9 @@ def write_image(path: Path, pixels: Tensor, like: RasterImage | None = None, qua
     """Write `pixels`, float RGB (3,H,W), clamped to [0, 1], in the format of the suffix; whole or not at all.
 
     What `like` carries goes with them: grey, transparency, bit depth, EXIF and colour profile, as far as the format
-    holds them: 16 bits in PNG, and in TIFF without colour; no metadata in BMP. Rounded half up, as the metrics do.
-    `quality` 1..100 is that of JPEG and WebP. ImageError for a suffix that is not written, transparency in JPEG, and
-    values that are not finite; OSError as the disk gives it.
+    holds them: 16 bits in PNG and TIFF, no metadata in BMP, in JPEG no alpha, which must be opaque there. Rounded half
+    up, as the metrics do. `quality` 1..100 is that of JPEG and WebP. ImageError for a suffix that is not written,
+    transparency in JPEG, and values that are not finite; OSError as the disk gives it.
     """
     like = like or RasterImage(pixels)
     kind = WRITE_FORMATS.get(path.suffix.lower())
@@ -101,17 +88,22 @@ def write_image(path: Path, pixels: Tensor, like: RasterImage | None = None, qua
         raise ImageError(
             f"{printable(path)}: {path.suffix or 'no suffix'} is not written; use {', '.join(WRITE_FORMATS)}"
         )
-    if kind == "JPEG" and like.alpha is not None:
-        raise ImageError(f"{printable(path)}: JPEG holds no transparency; write .png, .webp or .tif")
     if pixels.shape != like.pixels.shape:
         raise ValueError(
             f"pixels of shape {tuple(pixels.shape)} cannot be written like an image of {tuple(like.pixels.shape)}"
         )
     if not bool(torch.isfinite(pixels).all()):
         raise ImageError(f"{printable(path)}: not written, the image holds values that are not finite")
-    grey = like.grey and (kind in ("PNG", "JPEG", "TIFF") or (kind == "BMP" and like.alpha is None))
-    is_deep = like.bit_depth == 16 and (kind == "PNG" or (kind == "TIFF" and grey and like.alpha is None))
-    samples = _quantize(pixels, like.alpha, grey, 65535 if is_deep else 255)
+    alpha = like.alpha
+    if kind == "JPEG" and alpha is not None:
+        if not bool((alpha == 1).all()):
+            others = ".png, .webp or .tif, or leave it out (--alpha drop)"
+            raise ImageError(f"{printable(path)}: JPEG holds no transparency; write {others}")
+        alpha = None
+    is_deep = like.bit_depth == 16 and kind in ("PNG", "TIFF")
+    holds_grey = {"PNG": True, "JPEG": True, "TIFF": alpha is None or not is_deep, "BMP": alpha is None, "WEBP": False}
+    grey = like.grey and holds_grey[kind]
+    samples = _quantize(pixels, alpha, grey, 65535 if is_deep else 255)
     icc_profile = like.icc_profile if grey == like.grey else b""  # a profile for grey says nothing about RGB
     try:
         content = _encode(samples, kind, is_deep, quality, like.exif, icc_profile)
@@ -121,18 +113,26 @@ def write_image(path: Path, pixels: Tensor, like: RasterImage | None = None, qua
 
 
 def _quantize(pixels: Tensor, alpha: Tensor | None, grey: bool, levels: int) -> Tensor:
-    """Integer samples (C,H,W) in 0..levels, int32."""
-    colour = pixels.detach().cpu().to(torch.float64)
-    if grey:
-        colour = torch.einsum("chw,c->hw", colour, torch.tensor(LUMA, dtype=torch.float64))[None]
-    planes = colour if alpha is None else torch.cat([colour, alpha.cpu().to(torch.float64)])
-    return (planes.clamp(0, 1) * levels + 0.5).floor().to(torch.int32)
+    """Integer samples (C,H,W) in 0..levels: uint8, or int32 for more than 255 levels.
+
+    Computed in double precision, so that no level is missed by rounding, a few rows at a time.
+    """
+    planes = (1 if grey else 3) + (alpha is not None)
+    samples = torch.empty(planes, *pixels.shape[1:], dtype=torch.uint8 if levels == 255 else torch.int32)
+    for top in range(0, pixels.shape[1], ROWS_AT_ONCE):
+        rows = slice(top, top + ROWS_AT_ONCE)
+        colour = pixels[:, rows].detach().cpu().to(torch.float64)
+        if grey:
+            colour = torch.einsum("chw,c->hw", colour, torch.tensor(LUMA, dtype=torch.float64))[None]
+        values = colour if alpha is None else torch.cat([colour, alpha[:, rows].cpu().to(torch.float64)])
+        samples[:, rows] = (values.clamp(0, 1) * levels + 0.5).floor().to(samples.dtype)
+    return samples
 
 
 def _encode(samples: Tensor, kind: str, is_deep: bool, quality: int, exif: bytes, icc_profile: bytes) -> bytes:
-    if is_deep and kind == "PNG":
-        return png.encode(samples, exif, icc_profile)
-    array = samples.permute(1, 2, 0).numpy().astype("uint16" if is_deep else "uint8")
+    if is_deep:
+        return {"PNG": png, "TIFF": tiff}[kind].encode(samples, exif, icc_profile)
+    array = samples.permute(1, 2, 0).numpy()
     image = Image.fromarray(array[..., 0] if len(samples) == 1 else array)
     options: dict[str, object] = {} if kind == "BMP" else {"exif": exif, "icc_profile": icc_profile or None}
     if kind == "JPEG":

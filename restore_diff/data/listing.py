@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from restore_diff.data.images import SUFFIXES, is_image
+from restore_diff.data.formats import SUFFIXES, is_image
 
 NUM_NAMED = 10
 """Files that a message names before it goes on to count."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from restore_diff.data.listing import DataError, first_names
+from restore_diff.data.weather.config import Weather
 
 Key = Callable[[str], str | None]
 """Name of an image without suffix -> what it shares with its partner; None where the image belongs to neither side."""
@@ -22,6 +23,10 @@ class PairPath(NamedTuple):
     clean: Path
     name: str
     """Unique in its data set; the degraded file's relative path without suffix."""
+    weather: Weather | None = None
+    """What is rendered on this pair's clean image; None: what the config says."""
+    part: int = 0
+    """Which part of joined data sets it belongs to."""
 
 
 class Matches(NamedTuple):
@@ -44,13 +49,15 @@ def match_by_habit(degraded: Mapping[str, Path], clean: Mapping[str, Path]) -> M
     same_names = _match(degraded, clean, _same, _same)
     if _is_complete(same_names):
         return same_names
-    bare_clean = {_strip(name, CLEAN_WORDS) for name in clean}
-    for degraded_key in (
-        lambda name: _strip(name, DEGRADED_WORDS),
-        lambda name: _known_start(_strip(name, DEGRADED_WORDS), bare_clean),
-    ):
+    names, bare_names = set(clean), {_bare_clean(name) for name in clean}
+    habits: list[tuple[Key, Key]] = [
+        (lambda name: _known_start(name, names), _same),  # before words are stripped, which may be of the name itself
+        (lambda name: _strip(name, DEGRADED_WORDS), _bare_clean),
+        (lambda name: _known_start(_strip(name, DEGRADED_WORDS), bare_names), _bare_clean),
+    ]
+    for degraded_key, clean_key in habits:
         with contextlib.suppress(DataError):  # two clean images would be the same one: not this habit
-            matches = _match(degraded, clean, degraded_key, lambda name: _strip(name, CLEAN_WORDS))
+            matches = _match(degraded, clean, degraded_key, clean_key)
             if _is_complete(matches):
                 return matches
     return same_names
@@ -98,6 +105,10 @@ def _is_complete(matches: Matches) -> bool:
 
 def _same(name: str) -> str:
     return name
+
+
+def _bare_clean(name: str) -> str:
+    return _strip(name, CLEAN_WORDS)
 
 
 def _id_key(pattern: str) -> Key:

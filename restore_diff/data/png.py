@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
+from restore_diff.data.formats import PNG_SIGNATURE
 
 
 def bits_per_sample(path: Path) -> int:
@@ -19,7 +19,7 @@ def has_late_metadata(path: Path) -> bool:
     """Whether EXIF or text comes after the pixels, where Pillow finds it only by decoding them."""
     seen_pixels = False
     with path.open("rb") as file:
-        file.seek(len(SIGNATURE))
+        file.seek(len(PNG_SIGNATURE))
         while len(start := file.read(8)) == 8:
             length, kind = struct.unpack(">I4s", start)
             seen_pixels |= kind == b"IDAT"
@@ -44,7 +44,7 @@ def encode(samples: Tensor, exif: bytes, icc_profile: bytes) -> bytes:
     if exif:
         chunks.append(_chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")))
     chunks += [_chunk(b"IDAT", zlib.compress(scanlines)), _chunk(b"IEND", b"")]
-    return SIGNATURE + b"".join(chunks)
+    return PNG_SIGNATURE + b"".join(chunks)
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:

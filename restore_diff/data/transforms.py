@@ -19,6 +19,12 @@ def random_crops(images: Sequence[Tensor], size_px: int, generator: Generator) -
     return [image[:, top : top + size_px, left : left + size_px] for image in images]
 
 
+def pad_to(image: Tensor, size_px: int) -> Tensor:
+    """Grow both sides to at least `size_px`, evenly at both ends: mirrored once, then the last pixel repeated."""
+    rows, columns = (_mirrored(side, max(side, size_px)) for side in image.shape[1:])
+    return image[:, rows][:, :, columns]
+
+
 def random_flips(images: Sequence[Tensor], generator: Generator) -> list[Tensor]:
     """Each of left-right and top-bottom with probability 1/2."""
     axes = [axis for axis in (1, 2) if _draw(2, generator)]
@@ -39,6 +45,12 @@ def augment(images: Sequence[Tensor], size_px: int, augmentation: Augmentation, 
     if augmentation == "flips_and_turns":
         images = random_turn(images, generator)
     return list(images)
+
+
+def _mirrored(old: int, new: int) -> Tensor:
+    """(new,) int64: for old=3, new=9 it is 2 2 1 0 1 2 1 0 0 -- mirrored about the edge pixels, then clamped."""
+    at = torch.arange(new) - (new - old) // 2
+    return torch.where(at < old, at.abs(), 2 * (old - 1) - at).clamp(0, old - 1)
 
 
 def _draw(count: int, generator: Generator) -> int:

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from restore_diff.data.cards import find_cards, load_card
-from restore_diff.data.pairs import DataError, find_pairs, shared_clean_images
+from restore_diff.data.copies import shared_clean_images
+from restore_diff.data.finding import find_pairs
+from restore_diff.data.listing import DataError
 from restore_diff.metrics.protocols import PROTOCOLS
 
 CARDS = find_cards()
@@ -147,6 +149,7 @@ def test_mistakes_in_a_card_are_named_with_the_file(tmp_path, old, new, expected
     with pytest.raises(DataError) as caught:
         load_card(path)
     assert str(caught.value).startswith(f"{path}: ") and expected in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_all_mistakes_of_a_card_are_named_at_once(tmp_path):

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+from restore_diff.data.finding import PairList
 from restore_diff.data.holdout import hold_out
 from restore_diff.data.names import PairPath
-from restore_diff.data.pairs import PairList
 
 
 def pairs(num_clean: int, versions: int = 3) -> PairList:
-    paths = [PairPath(Path(f"{i}_{v}.png"), Path(f"{i}.png"), f"{i}_{v}") for i in range(num_clean) for v in range(versions)]
+    paths = [
+        PairPath(Path(f"{i}_{v}.png"), Path(f"{i}.png"), f"{i}_{v}") for i in range(num_clean) for v in range(versions)
+    ]
     return PairList("toy", tuple(paths), ("rgb",), ("a note",))
 
 
@@ -35,3 +37,10 @@ def test_the_choice_does_not_depend_on_order_or_on_new_photographs_of_other_name
     second = hold_out(reversed_list, 4)[1]
     assert first is not None and second is not None
     assert {pair.clean for pair in first.pairs} == {pair.clean for pair in second.pairs}
+
+
+def test_of_equal_names_in_several_folders_the_first_paths_are_chosen():
+    paths = [Path(f"{folder:02}/1.png") for folder in range(40)]
+    listed = PairList("toy", tuple(PairPath(None, path, str(path)) for path in paths))
+    _, validation = hold_out(listed, 4)
+    assert validation is not None and [pair.clean for pair in validation.pairs] == paths[:4]

@@ -10,13 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
+from restore_diff.data.finding import PairList, find_pairs
 from restore_diff.data.images import ImageError
+from restore_diff.data.listing import DataError
 from restore_diff.data.loading import Batch, TrainingBatches
-from restore_diff.data.pairs import DataError, PairList, find_pairs
 from restore_diff.data.weather.config import RainConfig
 from restore_diff.data.weather.rain import RainRenderer
+from restore_diff.data.weather.renderer import WeatherRenderer
 
-RAIN = RainRenderer(RainConfig(density=(0.02, 0.02), length_px=(4.0, 8.0)))
+STREAKS = RainRenderer(RainConfig(density=(0.02, 0.02), length_px=(4.0, 8.0)))
+RAIN = WeatherRenderer({"rain": 1.0}, {"rain": STREAKS}, camera=lambda images, seeds: images)
 
 
 def take(batches: TrainingBatches, num: int, step: int = 0) -> list[Batch]:
@@ -107,7 +110,7 @@ def test_degraded_and_clean_crops_show_the_same_place(negatives, data_config):
 def test_rendered_weather_is_new_for_each_sample_and_drawn_after_the_augmentation(photographs, data_config):
     seeds_seen: list[int] = []
 
-    def render(clean, seeds):
+    def render(clean, seeds, weathers):
         seeds_seen.extend(seeds)
         return clean / 2
 

@@ -6,7 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from restore_diff.data.pairs import DataError, PairedImageDataset, PairList, find_pairs, shared_clean_images
+from restore_diff.data.copies import shared_clean_images
+from restore_diff.data.finding import PairList, find_pairs
+from restore_diff.data.listing import DataError
+from restore_diff.data.pairs import PairedImageDataset
 
 
 def found(source: Path | str, split="test", root=Path("none")) -> dict[str, str | None]:
@@ -140,7 +143,7 @@ def test_pairs_come_whole_in_unit_range_and_of_equal_size(make_images, tmp_path)
 def test_rendered_weather_depends_on_seed_and_name_alone(make_images, tmp_path):
     make_images("photos", ["a.png", "b.png", "c.png"])
 
-    def render(clean, seeds):
+    def render(clean, seeds, weathers):
         return torch.stack([(image + seed % 1000 / 1000) / 2 for image, seed in zip(clean, seeds, strict=True)])
 
     pairs = find_pairs(str(tmp_path / "photos"), "test", Path("none"))

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from restore_diff.data.transforms import augment, random_crops
+from restore_diff.data.transforms import augment, pad_to, random_crops
 from restore_diff.randomness import generator
 
 
@@ -34,3 +34,11 @@ def test_each_symmetry_of_the_augmentation_is_as_likely(augmentation, num_cases)
 def test_a_crop_that_does_not_fit_is_refused_with_both_sizes():
     with pytest.raises(ValueError, match="9 px does not fit into 30x8"):
         random_crops([torch.zeros(3, 8, 30)], 9, generator(0))
+
+
+def test_padding_mirrors_once_and_then_repeats_evenly_at_both_ends():
+    image = torch.tensor([[[0, 1, 2]]], dtype=torch.uint8)
+    padded = pad_to(image, 9)
+    assert padded.shape == (1, 9, 9) and padded[0, 4].tolist() == [2, 2, 1, 0, 1, 2, 1, 0, 0]
+    assert torch.equal(padded, padded[:, :1].expand(1, 9, 9))  # a single row is repeated
+    assert torch.equal(pad_to(image, 1), image)

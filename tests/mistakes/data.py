@@ -2,9 +2,9 @@
 
 MUTATIONS = [
     (
-        "restore_diff/data/decoding.py",
-        "return read(layout) * 256 + read(layout.replace",
-        "return read(layout) * 257 + 0 * read(layout.replace",
+        "restore_diff/data/deep.py",
+        "        samples += _read(again, colours + low)\n",
+        "        samples += samples // 256\n",
         "tests/data/test_images.py::test_16_bit_png_keeps_all_bits_of_every_colour_type",
     ),
     (
@@ -45,7 +45,7 @@ MUTATIONS = [
     ),
     (
         "restore_diff/data/pairs.py",
-        'mix(self.seed, "weather", name)',
+        'mix(self.seed, "weather", pair.name)',
         'mix(self.seed, "weather", index)',
         "tests/data/test_pairs.py::test_rendered_weather_depends_on_seed_and_name_alone",
     ),
@@ -62,7 +62,7 @@ MUTATIONS = [
         "tests/data/test_loading.py::test_degraded_and_clean_crops_show_the_same_place",
     ),
     (
-        "restore_diff/data/loading.py",
+        "restore_diff/data/samples.py",
         'draw = generator(self.seed, "augment", position)',
         'draw = generator(self.seed, "augment", position - positions[0])',
         "tests/data/test_loading.py::test_a_sample_depends_on_its_position_not_on_how_batches_are_cut",
@@ -74,8 +74,8 @@ MUTATIONS = [
         "tests/data/test_loading.py::test_a_sample_depends_on_its_position_not_on_how_batches_are_cut",
     ),
     (
-        "restore_diff/data/loading.py",
-        'generator(seed, "order", epoch)',
+        "restore_diff/data/order.py",
+        'generator(seed, "order", *address)',
         'generator(seed, "order")',
         "tests/data/test_loading.py::test_each_pass_takes_every_image_once_in_another_order",
     ),
@@ -93,7 +93,7 @@ MUTATIONS = [
     ),
     (
         "restore_diff/data/holdout.py",
-        "if pair.clean not in held",
+        "if pair.clean not in gone",
         "if pair not in validation",
         "tests/data/test_holdout.py::test_all_versions_of_a_held_out_photograph_leave_training",
     ),
