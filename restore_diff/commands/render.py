@@ -1,0 +1,89 @@
+"""python -m restore_diff render: clean photographs go in, pairs of them with rendered weather come out."""
+
+import argparse
+import sys
+from typing import get_args
+
+from restore_diff.commands.arguments import count, device, hyphenated, path
+from restore_diff.commands.console import complain
+from restore_diff.commands.exit_codes import BAD_USAGE, INTERRUPTED
+from restore_diff.config import ConfigError, load_config
+from restore_diff.data.weather.config import Weather
+
+PROGRAM = "restore_diff render"
+WEATHERS = tuple(kind for kind in get_args(Weather) if kind != "none")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; see the exit codes in its help. Raises SystemExit for --help and malformed arguments."""
+    args = _parse(hyphenated(sys.argv[1:] if argv is None else argv))
+    try:
+        config = load_config([args.cfg] if args.cfg else [], _overrides(args))
+    except ConfigError as error:
+        complain(PROGRAM, error)
+        return BAD_USAGE
+    try:
+        from restore_diff.commands.rendering import render  # heavy
+
+        return render(config, args)
+    except KeyboardInterrupt:
+        complain(PROGRAM, "interrupted; the same command goes on from here")
+        return INTERRUPTED
+
+
+def _overrides(args: argparse.Namespace) -> list[str]:
+    """Those of the command line, and what --weather and --seed stand for."""
+    overrides = list(args.overrides)
+    if args.weather is not None:
+        shares = ", ".join(f"{kind}: 1" for kind in WEATHERS)
+        overrides.append(f"data.weather={f'{{{shares}}}' if args.weather == 'all' else args.weather}")
+    if args.seed is not None:
+        overrides.append(f"seed={args.seed}")
+    return overrides
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {PROGRAM}",
+        description="Render weather on clean photographs and write the pairs OUT/input/NAME.png, OUT/target/NAME.png, "
+        "which data.train=OUT reads. What is rendered already is skipped.",
+        epilog="exit codes: 0 all rendered, 2 bad usage, config or files, 3 some photographs failed (listed at the "
+        "end), 130 interrupted",
+        allow_abbrev=False,
+    )
+    parser.add_argument("-i", "--input", type=path, metavar="IN", help="a photograph, or a folder of them")
+    parser.add_argument("-o", "--output", type=path, metavar="OUT", help="a folder; outside of IN")
+    parser.add_argument(
+        "--weather",
+        choices=(*WEATHERS, "all"),
+        help="all: any of them, drawn for each picture (default: data.weather of the config)",
+    )
+    parser.add_argument("--cfg", metavar="FILE", help="a YAML file, looked for here and in configs/")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="e.g. data.rain.density=[0.01,0.02]")
+    parser.add_argument(
+        "--copies",
+        type=count(1, 10_000),
+        default=1,
+        metavar="N",
+        help="pictures of each photograph, NAME_0, NAME_1, ... if there are several (default 1)",
+    )
+    parser.add_argument("--seed", type=count(0), metavar="N", help="another seed gives other weather (default 0)")
+    parser.add_argument("--depth", type=path, metavar="FOLDER", help="depth maps for haze, of the same names and sizes")
+    parser.add_argument("--limit", type=count(1), metavar="N", help="take the first N photographs only")
+    parser.add_argument("--device", type=device, default="auto", metavar="auto|cpu|cuda[:N]|mps")
+    parser.add_argument("--overwrite", action="store_true", help="render again what is there")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be written, and where")
+    parser.add_argument(
+        "--contact-sheet",
+        type=path,
+        metavar="FILE",
+        help="write a picture that shows what each setting does over its range, on the first photograph of IN or, "
+        "without -i, on one of scikit-image; pairs are then written only with -o",
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="print failures only")
+    args = parser.parse_intermixed_args(argv)
+    if args.output is None and args.contact_sheet is None:
+        parser.error("where to? Give -o OUT, or --contact-sheet FILE")
+    if args.output is not None and args.input is None:
+        parser.error("-o needs -i: the clean photographs")
+    return args
