@@ -60,6 +60,7 @@ class SamplerConfig:
     eta: float = Field(default=0.0, ge=0, le=1, description="ddim: 0 is deterministic, 1 is ancestral DDPM")
     clip: bool = Field(default=True, description="clip the estimate of the clean image to [-1, 1] at each step")
     num_samples: int = Field(default=1, ge=1, description="restorations that are averaged")
+    mirror: bool = Field(default=False, description="every other of these of the mirrored image, mirrored back")
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:

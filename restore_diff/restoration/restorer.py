@@ -22,6 +22,16 @@ logger = logging.getLogger(__name__)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+class Samples(NamedTuple):
+    """How many restorations of an image are averaged, and whether every other one sees it mirrored."""
+
+    number: int
+    mirror: bool = False
+
+
+ONE_SAMPLE = Samples(1)
+
+
 class Restoration(NamedTuple):
     """The mean of several samples, and their standard deviation at each pixel: float32 in [0, 1]."""
 
@@ -44,7 +54,7 @@ class Restorer:
         size_multiple: int,
         device: torch.device | str,
         precision: str = "float32",
-        num_samples: int = 1,
+        samples: Samples = ONE_SAMPLE,
     ):
         """`predictor`: on `device`, in evaluation mode; `precision`, one of PRECISIONS, is that of its own arithmetic.
 
@@ -58,7 +68,7 @@ class Restorer:
         self.tiling = tiling
         self.device = torch.device(device)
         self.precision = precision
-        self.num_samples = num_samples
+        self.samples = samples
         if tiling.tile_size_px:
             TiledPredictor(predictor, tiling, size_multiple)  # what does not fit is told before any image
 
@@ -80,12 +90,16 @@ class Restorer:
         _check(degraded, names)
         with torch.inference_mode():
             mean = self._sample(degraded, names, seed)
-            squares = torch.zeros_like(mean) if self.num_samples > 1 else mean.new_zeros(()).expand_as(mean)
-            for further in range(1, self.num_samples):  # Welford (1962): exact where samples are nearly equal
-                change = self._sample(degraded, names, seed + further) - mean
+            squares = torch.zeros_like(mean) if self.samples.number > 1 else mean.new_zeros(()).expand_as(mean)
+            for further in range(1, self.samples.number):  # Welford (1962): exact where samples are nearly equal
+                if self.samples.mirror and further % 2:
+                    sample = self._sample(degraded.flip(-1), names, seed + further).flip(-1)
+                else:
+                    sample = self._sample(degraded, names, seed + further)
+                change = sample - mean
                 mean += change / (further + 1)
                 squares += change.square_().mul_(further / (further + 1))
-            spread = (squares / max(self.num_samples - 1, 1)).sqrt()
+            spread = (squares / max(self.samples.number - 1, 1)).sqrt()
         # Ordinary tensors: those made in inference mode refuse in-place changes outside it.
         return Restoration(mean.clone(), spread.clone())
 

@@ -106,8 +106,8 @@ MUTATIONS = [
     ),
     (
         "restore_diff/restoration/restorer.py",
-        "self._sample(degraded, names, seed + further)",
-        "self._sample(degraded, names, seed)",
+        "                    sample = self._sample(degraded, names, seed + further)",
+        "                    sample = self._sample(degraded, names, seed)",
         "tests/restoration/test_memory_and_samples.py::test_the_mean_and_spread_of_samples_are_those_of_single_samples",
     ),
     (

@@ -12,14 +12,14 @@ from restore_diff.restoration import budget, noise
 from restore_diff.restoration.budget import halved, tiles_per_batch
 from restore_diff.restoration.config import TilingConfig
 from restore_diff.restoration.noise import Noise
-from restore_diff.restoration.restorer import Restorer
+from restore_diff.restoration.restorer import ONE_SAMPLE, Restorer, Samples
 
 WHOLE = TilingConfig(tile_size_px=0)
 
 
-def restorer(predictor, tiling=WHOLE, num_samples=1, prediction="clean"):
+def restorer(predictor, tiling=WHOLE, samples=ONE_SAMPLE, prediction="clean"):
     sampler = DDIMSampler(NoiseSchedule(ScheduleConfig()), prediction, SamplerConfig(num_steps=3, clip=False))
-    return Restorer(predictor, sampler, tiling, 4, "cpu", num_samples=num_samples)
+    return Restorer(predictor, sampler, tiling, 4, "cpu", samples=samples)
 
 
 def photograph(height=200, width=260):
@@ -122,10 +122,22 @@ def test_the_mean_and_spread_of_samples_are_those_of_single_samples():
 
     given = photograph(24, 20) * 0.5 + 0.25
     singles = torch.cat([restorer(noisy).restore(given, ["a"], seed) for seed in range(3, 8)])
-    mean, spread = restorer(noisy, num_samples=5).restore_with_spread(given, ["a"], seed=3)
+    mean, spread = restorer(noisy, samples=Samples(5)).restore_with_spread(given, ["a"], seed=3)
     torch.testing.assert_close(mean, singles.mean(0, keepdim=True), rtol=0, atol=1e-6)
     torch.testing.assert_close(spread, singles.std(0, keepdim=True), rtol=0, atol=1e-6)
     assert spread.mean() > 0.01
+
+
+def test_every_other_sample_may_see_the_image_mirrored():
+    def leaning(x_t, t, degraded):
+        return 0.5 * degraded + 0.3 * degraded.roll(1, dims=-1)
+
+    given = photograph(24, 20)
+    alone = restorer(leaning).restore(given, ["a"])
+    mirrored = restorer(leaning).restore(given.flip(-1), ["a"]).flip(-1)
+    found = restorer(leaning, samples=Samples(2, mirror=True)).restore(given, ["a"])
+    torch.testing.assert_close(found, (alone + mirrored) / 2, rtol=0, atol=1e-6)
+    assert (alone - mirrored).abs().max() > 0.05
 
 
 def test_one_sample_has_no_spread():
