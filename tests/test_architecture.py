@@ -26,7 +26,9 @@ MAY_IMPORT = {
     "build": LEAVES | {"config", "diffusion", "models", "data", "metrics", "training", "restoration", "evaluation"},
     "trained": LEAVES | {"build", "config", "data", "models", "restoration", "training"},
     "interop": LEAVES | {"config", "models", "training"},
-    "commands": LEAVES | {"build", "trained", "interop", "config", "data", "evaluation", "restoration", "training"},
+    "doctor": LEAVES | {"build", "config", "data", "models"},
+    "commands": LEAVES
+    | {"build", "trained", "interop", "config", "data", "doctor", "evaluation", "restoration", "training"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

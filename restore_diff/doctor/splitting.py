@@ -1,0 +1,129 @@
+"""Divide a data set into train and test so that no scene is in both."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from restore_diff.data.finding import find_pairs
+from restore_diff.data.leaks import groups
+from restore_diff.data.listing import DataError
+from restore_diff.data.names import PairPath, match_by_habit
+from restore_diff.doctor.leak_checks import clean_files, matches_within
+from restore_diff.doctor.sets import SPLITS, DataSet
+from restore_diff.randomness import mix
+
+
+class Division(NamedTuple):
+    train: list[PairPath]
+    test: list[PairPath]
+    num_groups: int
+    num_joined: int
+    """Clean images that are not alone in their group."""
+
+
+def divide(one: DataSet, test_share: float, seed: int) -> Division:
+    """Whole groups of clean images that match, in an order drawn by the seed, go to test until it has its share.
+
+    Pairs of which a file cannot be read go nowhere. DataError where no group is small enough to leave anything over.
+    """
+    assert one.survey is not None and one.pairs is not None
+    files, readable = clean_files(one), one.survey.pictures
+    labels = groups(len(files), matches_within(one))
+    members: dict[int, list[Path]] = {}
+    for path, label in zip(files, labels, strict=True):
+        members.setdefault(int(label), []).append(path)
+    wanted = max(1, round(test_share * len(files)))
+    chosen: set[Path] = set()
+    for group in sorted(members.values(), key=lambda group: mix(seed, "split", min(path.stem for path in group))):
+        if len(chosen) + len(group) <= wanted:
+            chosen.update(group)
+    if not chosen or len(chosen) == len(files):
+        found = f"{len(files)} clean images in {len(members)} groups of the same scene"
+        raise DataError(f"{one.label}: {found} cannot be divided with {wanted} of them to test on")
+    whole = [p for p in one.pairs.pairs if p.clean in readable and (p.degraded is None or p.degraded in readable)]
+    test = [pair for pair in whole if pair.clean in chosen]
+    train = [pair for pair in whole if pair.clean not in chosen]
+    joined = sum(len(group) for group in members.values() if len(group) > 1)
+    return Division(train, test, len(members), joined)
+
+
+def write_split(division: Division, out: Path) -> None:
+    """`out`/train and `out`/test, each with input/ and target/, or with clean photographs directly.
+
+    The files are hard links, copies where the disk cannot link. DataError where `out` exists, or where the names could
+    not be paired again; then nothing is left behind.
+    """
+    if out.exists():
+        raise DataError(f"{out}: exists already; name a new folder, nothing is overwritten")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".split-", dir=out.parent) as scratch:
+        part = Path(scratch) / "split"
+        for split, pairs in zip(SPLITS, (division.train, division.test), strict=True):
+            for target, source in _plan(pairs).items():
+                path = part / split / target
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _link(source, path)
+            found = find_pairs(str(part), split, Path())
+            if len(found.pairs) != len(pairs):
+                raise DataError(
+                    f"{out}: {len(pairs)} pairs were written to {split}, {len(found.pairs)} are found there"
+                )
+        part.rename(out)
+
+
+def _plan(pairs: Sequence[PairPath]) -> dict[str, Path]:
+    """Relative path -> file. The names stay as they are where the pairs are found again by them."""
+    if all(pair.degraded is None for pair in pairs):
+        return _unique({pair.clean: pair.clean.stem for pair in pairs}, "")
+    for names in (_own_names(pairs), _numbered_names(pairs)):
+        clean = _unique({pair.clean: names[pair.clean] for pair in pairs}, "target/")
+        degraded = _unique({p.degraded: names[p.degraded] for p in pairs if p.degraded is not None}, "input/")
+        if _is_paired(pairs, degraded, clean):
+            return degraded | clean
+    raise DataError("no names were found by which the pairs can be told")
+
+
+def _own_names(pairs: Sequence[PairPath]) -> dict[Path, str]:
+    degraded = {pair.degraded: pair.name for pair in pairs if pair.degraded is not None}
+    common = Path(os.path.commonpath([pair.clean.parent for pair in pairs]))
+    return degraded | {pair.clean: pair.clean.relative_to(common).with_suffix("").as_posix() for pair in pairs}
+
+
+def _numbered_names(pairs: Sequence[PairPath]) -> dict[Path, str]:
+    """00001 for a clean image, 00001_1, 00001_2, ... for the degraded ones that belong to it."""
+    clean = {path: f"{at:05d}" for at, path in enumerate(dict.fromkeys(pair.clean for pair in pairs), 1)}
+    versions: dict[Path, int] = {}
+    names: dict[Path, str] = dict(clean)
+    for pair in pairs:
+        if pair.degraded is not None:
+            versions[pair.clean] = versions.get(pair.clean, 0) + 1
+            names[pair.degraded] = f"{clean[pair.clean]}_{versions[pair.clean]}"
+    return names
+
+
+def _unique(names: Mapping[Path, str], folder: str) -> dict[str, Path]:
+    return {f"{folder}{name}{path.suffix}": path for path, name in names.items()}
+
+
+def _is_paired(pairs: Sequence[PairPath], degraded: Mapping[str, Path], clean: Mapping[str, Path]) -> bool:
+    """Whether the habits of naming find the pairs again."""
+    try:
+        found = match_by_habit(
+            *(
+                {str(Path(name).with_suffix("")).partition("/")[2]: path for name, path in side.items()}
+                for side in (degraded, clean)
+            )
+        )
+    except DataError:
+        return False
+    return {(p.degraded, p.clean) for p in found.pairs} == {(p.degraded, p.clean) for p in pairs}
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
