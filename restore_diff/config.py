@@ -8,13 +8,13 @@ import difflib
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
-from yaml import YAMLError
 
 from restore_diff.config_source import ConfigError, Source, read_override, read_yaml
 from restore_diff.data.config import DataConfig
@@ -25,7 +25,16 @@ from restore_diff.restoration.config import TilingConfig
 from restore_diff.schema import settings
 from restore_diff.training.config import TrainingConfig
 
-__all__ = ["ConfigError", "ExperimentConfig", "config_from_dict", "find_config", "load_config", "to_dict", "to_yaml"]
+__all__ = [
+    "ConfigError",
+    "ExperimentConfig",
+    "config_from_dict",
+    "find_config",
+    "load_config",
+    "repeated_overrides",
+    "to_dict",
+    "to_yaml",
+]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -46,16 +55,18 @@ class ExperimentConfig:
     @field_validator("name")
     @classmethod
     def is_one_folder(cls, value: str) -> str:
-        if not re.fullmatch(r"(\w[\w.-]*)?", value):
-            raise ValueError(f"letters, digits, _, . and -, the first of them no . or -, make a name; got {value!r}")
+        if not re.fullmatch(r"(\w[\w.-]{0,99})?", value):
+            rule = "up to 100 letters, digits, _, . and -, the first of them no . or -, make a name"
+            raise ValueError(f"{rule}; got {_shown(value)}")
         return value
 
 
 def find_config(name: str) -> Path:
     """The file itself, or the one of that name in ./configs or in the configs/ folder beside the package."""
     for candidate in (Path(name), Path("configs") / name, REPOSITORY / "configs" / name):
-        if candidate.is_file():
-            return candidate
+        with suppress(OSError):  # a name that is too long, a folder that may not be entered
+            if candidate.is_file():
+                return candidate
     known = sorted(str(p.relative_to(REPOSITORY / "configs")) for p in (REPOSITORY / "configs").rglob("*.yaml"))
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]}?" if near else f"; in configs/ there are: {', '.join(known) or 'none'}"
@@ -69,12 +80,23 @@ def load_config(files: Sequence[str], overrides: Sequence[str] = ()) -> Experime
     """
     sources = [read_yaml(find_config(name)) for name in files] + [read_override(text) for text in overrides]
     try:
-        merged: Any = OmegaConf.to_container(OmegaConf.merge({}, *[source.values for source in sources]), resolve=True)
-    except (OmegaConfBaseException, YAMLError, TypeError) as error:
+        merged: Any = OmegaConf.to_container(OmegaConf.merge({}, *[source.values for source in sources]))
+    except (OmegaConfBaseException, TypeError) as error:
         raise ConfigError([str(error).splitlines()[0]]) from None
     if not merged.get("name") and files:
-        merged["name"] = re.sub(r"[^\w.-]+", "_", Path(files[0]).stem).lstrip(".-") or "run"
+        merged["name"] = re.sub(r"[^\w.-]+", "_", Path(files[0]).stem).lstrip(".-")[:100] or "run"
     return config_from_dict(merged, sources)
+
+
+def repeated_overrides(overrides: Sequence[str]) -> list[str]:
+    """A line for each key that is given more than once, with the value that counts: the last."""
+    last: dict[str, str] = {}
+    repeated: dict[str, str] = {}
+    for key, _, value in (text.partition("=") for text in overrides):
+        if key in last:
+            repeated[key] = value
+        last[key] = value
+    return [f"note: {key} is given more than once; {value[:60]} counts" for key, value in repeated.items()]
 
 
 def config_from_dict(values: dict[str, Any], sources: Sequence[Source] = ()) -> ExperimentConfig:
@@ -105,7 +127,7 @@ def to_yaml(config: ExperimentConfig) -> str:
 
 
 def _message(mistake: Any, sources: Sequence[Source]) -> str:
-    path = [str(part) for part in mistake["loc"]]
+    path = [str(part) for part in mistake["loc"] if not str(part).startswith("[")]  # pydantic's own, such as [key]
     key = ".".join(path)
     where = next((f" ({source.place(key)})" for source in reversed(sources) if source.place(key)), "")
     if mistake["type"] == "unexpected_keyword_argument":
@@ -115,7 +137,13 @@ def _message(mistake: Any, sources: Sequence[Source]) -> str:
         return f"{key}{where}: unknown key; {hint}"
     if mistake["type"] == "value_error":  # a rule of ours, which says all
         return f"{key}{where}: {mistake['ctx']['error']}"
-    return f"{key}{where}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}, got {mistake['input']!r}"
+    return f"{key}{where}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}, got {_shown(mistake['input'])}"
+
+
+def _shown(value: object) -> str:
+    """Short enough for a line."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _known_keys(path: Sequence[str]) -> list[str]:

@@ -63,8 +63,8 @@ def test_a_malformed_override_is_answered_with_the_right_form(override):
         ("- 1", ":1: expected `section: ...` at the top"),
         ("seed: {", ":1: expected the node content"),
         ("a: &x [1]\nb: *x", "aliases are not supported"),
-        ("a: !!python/object/apply:os.system [ls]", ":1: could not determine a constructor"),
-        ("data: {train: '${oc.env:HOME}'}", "Unsupported interpolation type oc.env"),
+        ("a: !!python/object/apply:os.system [ls]", ":1: YAML tags are not supported"),
+        ("data: {train: '${oc.env:HOME}'}", ":1: '${oc.env:HOME}' refers to another value"),
     ],
 )
 def test_a_file_that_is_no_config_is_refused_in_one_line(tmp_path, text, expected):
@@ -123,3 +123,15 @@ def test_help_and_mistakes_are_answered_without_importing_torch(arguments):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [("data.weather=rein", "data.weather"), ("data.weather={rein: 1}", "data.weather.rein")],
+)
+def test_a_weather_that_is_none_is_told_once_by_its_own_key(override, key):
+    with pytest.raises(ConfigError) as caught:
+        load_config([], [override])
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{key} (command line): ")
+    assert "snow+haze" in problem

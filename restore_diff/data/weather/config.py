@@ -27,8 +27,8 @@ Mixture = Annotated[dict[Weather, Annotated[float, Field(gt=0)]], Field(min_leng
 """How often each is rendered, relative to the others."""
 
 WeatherChoice = Annotated[
-    Annotated[Weather, Tag("name")] | Annotated[Mixture, Tag("mixture")],
-    Discriminator(lambda choice: "mixture" if isinstance(choice, dict) else "name"),
+    Annotated[Weather, Tag("[name]")] | Annotated[Mixture, Tag("[mixture]")],
+    Discriminator(lambda choice: "[mixture]" if isinstance(choice, dict) else "[name]"),
 ]
 """One weather or a mixture; a mistake in one of them is not told as a mistake in the other, too."""
 
