@@ -1,0 +1,166 @@
+"""ONNX: the network alone as one file, x_t, t, degraded -> output, for any batch, height and width that it takes.
+
+What a sampler has to know stands in the file's metadata, as JSON under "restore_diff".
+"""
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from restore_diff.config import ExperimentConfig, to_dict
+from restore_diff.models.unet import UNet
+from restore_diff.randomness import generator
+from restore_diff.training.weights import METADATA_KEY
+
+INPUTS = ("x_t", "t", "degraded")
+TOLERANCE = 1e-4
+"""Of the output's largest value: how far onnxruntime may be from torch."""
+MAX_WEIGHT_BYTES = 2**31 - 2**26
+"""Protocol buffers end at 2 GiB; the graph takes a little of that."""
+
+
+class OnnxError(ValueError):
+    """There is no ONNX file of this network, or none that computes the same."""
+
+
+class Exported(NamedTuple):
+    content: bytes
+    """Of the file."""
+    difference: float
+    """The largest between onnxruntime and torch, as a share of the output's largest value."""
+
+
+def require_onnx() -> None:
+    """Raises OnnxError where a package of the extra `onnx` is missing."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise OnnxError(f'export onnx needs more packages ({error}): pip install "restore_diff[onnx]"') from error
+
+
+def sampling_notes(config: ExperimentConfig, alpha_bar: Tensor, size_multiple: int, step: int) -> dict[str, Any]:
+    """What others need besides the network: the meaning of its output, the noise at each t, ranges, sizes.
+
+    `alpha_bar`: that of the config's NoiseSchedule. `sampler` and `tiling` are what this project restores with.
+    """
+    plain = to_dict(config)
+    return {
+        "prediction": config.diffusion.prediction,
+        "schedule": plain["schedule"] | {"alpha_bar": alpha_bar.tolist()},
+        "size_multiple": size_multiple,
+        "range": [-1, 1],
+        "channels": "RGB",
+        "sampler": plain["sampler"],
+        "tiling": plain["tiling"],
+        "step": step,
+    }
+
+
+def to_onnx(model: UNet, notes: dict[str, Any]) -> Exported:
+    """Trace a conditional network, on the CPU in float32 and evaluation mode, and compare the file with it.
+
+    Raises OnnxError where the extra `onnx` is missing, the network too large, or the two differ by over TOLERANCE.
+    """
+    require_onnx()
+    if sum(tensor.nbytes for tensor in model.state_dict().values()) > MAX_WEIGHT_BYTES:
+        raise OnnxError("the network is too large: an ONNX file holds at most 2 GiB")
+    with _without_chatter():
+        content = _traced(model, notes)
+    difference = _difference(model, content)
+    if not difference <= TOLERANCE:
+        raise OnnxError(
+            f"the ONNX file computes something else: onnxruntime differs from torch by {difference:.1e} of the "
+            f"output's scale, more than {TOLERANCE:.0e}; try other versions of torch and onnxscript"
+        )
+    return Exported(content, difference)
+
+
+def _traced(model: UNet, notes: dict[str, Any]) -> bytes:
+    multiple = model.size_multiple
+    height, width = (_multiple_of(multiple, name) for name in ("height", "width"))
+    images = {0: torch.export.Dim("batch"), 2: height, 3: width}
+    try:
+        program = torch.onnx.export(
+            model,
+            _inputs(model, 2, 2 * multiple, 3 * multiple),
+            input_names=INPUTS,
+            output_names=["output"],
+            dynamic_shapes={"x_t": images, "t": {0: images[0]}, "degraded": images},
+            dynamo=True,
+            verbose=False,
+        )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise OnnxError(f"torch {torch.__version__} cannot export: {str(error).splitlines()[0]}") from error
+    assert program is not None
+    file = program.model_proto
+    for part in (file.graph, *file.graph.node):  # traces, with paths of this machine
+        part.ClearField("metadata_props")
+    file.metadata_props.add(key=METADATA_KEY, value=json.dumps(notes, allow_nan=False))
+    return file.SerializeToString()
+
+
+def _multiple_of(multiple: int, name: str) -> Any:
+    """A length that varies, but only in whole multiples."""
+    return torch.export.Dim(name) if multiple == 1 else multiple * torch.export.Dim(f"{name}_div_{multiple}")
+
+
+def _difference(model: UNet, content: bytes) -> float:
+    """The largest over two sizes and two sizes of a batch, none of them that of the trace. Raises OnnxError."""
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors  # type: ignore[attr-defined]
+
+    try:
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        return _largest_difference(model, session)
+    except (
+        errors.Fail,
+        errors.InvalidArgument,
+        errors.InvalidGraph,
+        errors.InvalidProtobuf,
+        errors.NotImplemented,
+        errors.RuntimeException,
+    ) as error:  # they share no base class
+        reason = str(error).splitlines()[0]
+        raise OnnxError(f"onnxruntime {onnxruntime.__version__} cannot run the file: {reason}") from error
+
+
+def _largest_difference(model: UNet, session: Any) -> float:
+    multiple, differences = model.size_multiple, []
+    for batch in (1, 3):
+        for height, width in ((4 * multiple, 3 * multiple), (multiple, 5 * multiple)):
+            inputs = _inputs(model, batch, height, width)
+            with torch.inference_mode():
+                expected = model(*inputs)
+            feed = {name: tensor.numpy() for name, tensor in zip(INPUTS, inputs, strict=True)}
+            found = torch.from_numpy(session.run(["output"], feed)[0])
+            scale = expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
+            differences.append((found - expected).abs().max() / scale)
+    return torch.stack(differences).max().item()  # nan where one is
+
+
+def _inputs(model: UNet, batch: int, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    random = generator(0, "onnx", batch, height, width)
+    # Two tensors: the tracer takes one that comes twice for one input.
+    x_t = torch.randn(batch, model.config.image_channels, height, width, generator=random)
+    degraded = torch.rand(batch, model.config.condition_channels, height, width, generator=random) * 2 - 1
+    return x_t, torch.randint(0, 1000, (batch,), generator=random), degraded
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Without the tracer's warnings, which are about its own inside."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.disable(previous)

@@ -1,0 +1,181 @@
+"""export as a user meets it: a run goes in, a file for other programs comes out, whole or not at all."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_run import enter, run_test, run_train, scores, tree
+
+from restore_diff.commands import export
+from restore_diff.config import config_from_dict, to_dict
+from restore_diff.interop import onnx as exporter
+from restore_diff.models.unet import UNet
+from restore_diff.training.weights import save_weights
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def weights() -> Path:
+    """Of a network that diffusers has too, and that is traced soon."""
+    return save("weights.safetensors", {"attention_levels": [], "mid_attention": False})
+
+
+def save(path: str, changes: dict) -> Path:
+    model = {"base_channels": 8, "channel_multipliers": [1], "num_blocks": 1, "num_groups": 4, "head_channels": 0}
+    config = config_from_dict({"model": model | changes, "data": {"crop_size_px": 16}, "tiling": {"tile_size_px": 0}})
+    torch.manual_seed(3)
+    tensors = {name: torch.randn_like(tensor) / 4 for name, tensor in UNet(config.model).state_dict().items()}
+    save_weights(Path(path), tensors, to_dict(config), step=12)
+    return Path(path)
+
+
+def run(form: str, output: str, *more: str, ckpt: str = "weights.safetensors") -> int:
+    return export.main([form, "--ckpt", ckpt, "-o", output, *more])
+
+
+def refusal(capsys) -> str:
+    """What was said, in one line."""
+    error = capsys.readouterr().err
+    assert error.startswith("restore_diff export: ")
+    assert len(error.splitlines()) == 1
+    return error
+
+
+@pytest.mark.slow
+def test_a_run_becomes_one_file_of_averaged_weights_that_scores_the_same(tmp_path, monkeypatch, capsys):
+    enter(tmp_path, monkeypatch)
+    assert run_train("data.num_validation=0") == 0
+    assert export.main(["safetensors", "-o", "out/derain.safetensors"]) == 0
+    assert "python restore.py -i your_photos -o restored --ckpt out/derain.safetensors" in capsys.readouterr().out
+    averaged = load_file(sorted(Path("runs/derain/checkpoints").glob("[0-9]*"))[-1] / "ema.safetensors")
+    written = load_file("out/derain.safetensors")
+    assert written.keys() == averaged.keys()
+    assert all(torch.equal(written[name], averaged[name]) for name in averaged)
+    assert run_test("--ckpt", "runs/derain", "--out", "a") == 0
+    assert run_test("--ckpt", "out/derain.safetensors", "--out", "b") == 0
+    assert scores(Path("a/tests")) == scores(Path("b/tests"))
+
+
+@pytest.mark.slow
+def test_onnx_is_written_once_it_is_checked(weights, capsys):
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    assert run("onnx", "new/network.onnx") == 0
+    printed = capsys.readouterr()
+    assert "checked by onnxruntime at two sizes and two batch sizes" in printed.out
+    assert "weights weights.safetensors (step 12)" in printed.out
+    assert not printed.err
+    session = onnxruntime.InferenceSession("new/network.onnx", providers=["CPUExecutionProvider"])
+    images = ["batch", 3, "height", "width"]
+    axes = {entry.name: entry.shape for entry in session.get_inputs()}
+    assert axes == {"x_t": images, "t": ["batch"], "degraded": images}
+    assert [path.name for path in Path("new").iterdir()] == ["network.onnx"]
+
+
+def test_an_onnx_file_that_fails_its_check_is_not_written(weights, monkeypatch, capsys):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(exporter, "require_onnx", lambda: None)
+    monkeypatch.setattr(exporter, "_traced", lambda model, notes: b"")
+    monkeypatch.setattr(exporter, "_difference", lambda model, content: 2e-4)
+    assert run("onnx", "new/network.onnx") == 2
+    assert "differs from torch by 2.0e-04 of the output's scale" in refusal(capsys)
+    assert not Path("new").exists()
+
+
+def test_a_missing_extra_is_told_before_the_weights_are_read(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert run("onnx", "network.onnx", ckpt="absent") == 2
+    assert 'pip install "restore_diff[onnx]"' in refusal(capsys)
+
+
+def test_diffusers_gets_a_folder_of_two_files(weights, capsys):
+    assert run("diffusers", "out/net") == 0
+    assert "torch.cat([degraded, x_t], dim=1)" in capsys.readouterr().out
+    assert sorted(tree(Path("out/net"))) == ["config.json", "diffusion_pytorch_model.safetensors"]
+
+
+def test_what_diffusers_cannot_express_is_told_in_one_line(capsys):
+    save("weights.safetensors", {"unshuffle": 2, "attention_levels": [0]})
+    assert run("diffusers", "out/net") == 2
+    assert "model.unshuffle=2" in refusal(capsys)
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(("form", "output"), [("safetensors", "o.safetensors"), ("onnx", "o.onnx"), ("diffusers", "o")])
+def test_nothing_is_replaced_unasked(form, output, weights, capsys):
+    kept = Path("o/config.json") if form == "diffusers" else Path(output)
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text("mine")
+    assert run(form, output) == 2
+    assert f"{output} exists already; --overwrite replaces it" in refusal(capsys)
+    assert kept.read_text() == "mine"
+    if form != "onnx":
+        assert run(form, output, "--overwrite") == 0
+        assert kept.read_bytes() != b"mine"
+
+
+def test_a_file_is_no_folder_and_a_folder_no_file(weights, capsys):
+    Path("folder").mkdir()
+    Path("file").touch()
+    for form, output, said in (("onnx", "folder", "is a folder; -o names a file"), ("diffusers", "file", "is a file")):
+        assert run(form, output, "--overwrite") == 2
+        assert said in refusal(capsys)
+
+
+@pytest.mark.parametrize("form", ["onnx", "diffusers", "safetensors"])
+def test_weights_of_another_network_are_refused(form, weights, monkeypatch, capsys):
+    monkeypatch.setattr(exporter, "require_onnx", lambda: None)
+    save_weights(weights, load_file(weights), to_dict(config_from_dict({})), step=0)
+    assert run(form, "out/o") == 2
+    assert "the weights do not fit the network of their config" in refusal(capsys)
+    assert not Path("out").exists()
+
+
+def test_a_path_without_weights_is_told(capsys):
+    assert run("safetensors", "o.safetensors", ckpt="absent") == 2
+    assert "absent: no such checkpoint, weights file or run folder" in refusal(capsys)
+    Path("text").write_text("hello")
+    assert run("safetensors", "o.safetensors", ckpt="text") == 2
+    assert "text: not a safetensors file" in refusal(capsys)
+    assert export.main(["safetensors", "-o", "o.safetensors"]) == 2
+    assert "no trained run in runs/" in refusal(capsys)
+
+
+def test_ctrl_c_leaves_what_was_there(weights, monkeypatch, capsys):
+    Path("o.safetensors").write_text("old")
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(export.EXPORTS, "safetensors", interrupted)
+    assert run("safetensors", "o.safetensors", "--overwrite") == 130
+    assert "interrupted" in refusal(capsys)
+    assert Path("o.safetensors").read_text() == "old"
+
+
+def test_help_and_a_taken_output_need_no_torch():
+    code = (
+        "import sys; from restore_diff.commands.export import main\n"
+        "assert main(['onnx', '-o', 'setup.cfg']) == 2\n"
+        "assert 'torch' not in sys.modules\n"
+        "main(['--help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "exit codes" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["onnx"], ["-o", "x"], ["tensorflow", "-o", "x"], ["onnx", "-o", ""]])
+def test_malformed_arguments_end_with_exit_code_2(arguments):
+    with pytest.raises(SystemExit) as end:
+        export.main(arguments)
+    assert end.value.code == 2
