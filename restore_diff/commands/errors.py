@@ -1,7 +1,5 @@
 """What the user can mend: these are told in one line each, without a traceback."""
 
-from torch import OutOfMemoryError
-
 from restore_diff.build import DeviceError, MetricUnavailable
 from restore_diff.config import ConfigError
 from restore_diff.data.images import ImageError
@@ -27,8 +25,3 @@ USER_ERRORS = (
     RunFolderError,
     WeightsError,
 )
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether the machine or its accelerator had no memory left; on the CPU, torch raises a plain RuntimeError."""
-    return isinstance(error, MemoryError | OutOfMemoryError) or "can't allocate memory" in str(error)

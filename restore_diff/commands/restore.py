@@ -1,40 +1,46 @@
-"""python restore.py: a photograph, a folder or a tree of folders goes in, restored images of the same size come out."""
+"""python restore.py: photographs and folders of them go in, restored images of the same size come out."""
 
 import argparse
+import logging
+import os
 import sys
 import time
-from contextlib import closing
-from dataclasses import dataclass, field
-from pathlib import Path
+import warnings
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
-from restore_diff.commands.arguments import count, device, dtype, hyphenated, path, pixels, tile
+from restore_diff.commands.arguments import hyphenated
 from restore_diff.commands.console import lines_of, logging_to_console, say
-from restore_diff.commands.exit_codes import BAD_USAGE, INTERRUPTED, OK, SOME_FAILED
-from restore_diff.restoration.job_plan import Naming, Plan, PlanError, plan_folder
+from restore_diff.commands.exit_codes import BAD_USAGE, INTERRUPTED
+from restore_diff.commands.restore_arguments import parse
+from restore_diff.commands.restore_report import (
+    AT_FAILURE,
+    BY_USER,
+    DISK_FULL,
+    FAILED,
+    RESTORED,
+    SKIPPED,
+    Result,
+    Tally,
+    merged,
+    report,
+    tell,
+    write_report,
+)
+from restore_diff.data.formats import is_image
+from restore_diff.files import remove_abandoned
+from restore_diff.restoration.job_plan import Naming, Plan, PlanError, Shard, plan_jobs
 
 if TYPE_CHECKING:
     from restore_diff.restoration.folder import Restore
 
-SAMPLERS = ("ddim",)
-
-
-@dataclass
-class Tally:
-    """What became of the images of a run, and why it ended before all were tried, if it did."""
-
-    num_left: int
-    failed: list[tuple[Path, str]]
-    restored: list[Path] = field(default_factory=list)
-    disk_full: bool = False
-    interrupted: bool = False
-
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; see the exit codes in its help. Raises SystemExit for --help and malformed arguments."""
-    args = _parse(argv)
+    args = parse(hyphenated(sys.argv[1:] if argv is None else argv))
     try:
-        with logging_to_console():
+        with logging_to_console(), _silent_decoders():
             return _run(args)
     except KeyboardInterrupt:
         say("interrupted", to=sys.stderr)
@@ -43,40 +49,82 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     started = time.monotonic()
+    rank, num_ranks = _place_among_processes()
+    args.quiet = args.quiet or args.json == "-" or rank > 0
     try:
-        plan = plan_folder(
-            args.input,
-            args.output,
-            Naming(args.ext, args.suffix),
-            _is_image,
-            recursive=args.recursive,
-            overwrite=args.overwrite,
-            compare=args.compare,
-        )
+        plan = _plan(args, rank, num_ranks)
     except (PlanError, OSError) as error:
         return _bad_usage(error)
-    tally = Tally(num_left=len(plan.jobs), failed=[*plan.scan.unreadable])
-    if not plan.scan.images and not tally.failed:
-        return _bad_usage(f"no image in {args.input} ({_ignored(plan)}); PNG, JPEG, WebP, TIFF, BMP and GIF are read")
+    if not plan.sources.images and not plan.sources.unreadable:
+        where = ", ".join(args.input)
+        return _bad_usage(f"no image in {where} ({_ignored(plan)}); PNG, JPEG, WebP, TIFF, BMP and GIF are read")
+    tally = Tally([Result(job.source, job.output, SKIPPED) for job in plan.done])
+    if rank == 0:  # which alone tells what all have seen
+        tally.results += [Result(path, None, FAILED, reason) for path, reason in plan.sources.unreadable]
     if args.dry_run:
-        return _show(plan)
-    if plan.scan.ignored and not args.quiet:
-        say(_ignored(plan))
-    if plan.jobs:
+        _show(plan, args.quiet)
+        tally.add_left(plan)
+    else:
         from restore_diff.commands.errors import USER_ERRORS  # heavy
 
         try:
-            restore = _load(args)
+            tally = _restore_shared(plan, args, tally, num_ranks)
         except USER_ERRORS as error:
             return _bad_usage(error)
-        _restore_all(plan, restore, args, tally)
-    return _conclude(plan, tally, args, time.monotonic() - started)
+    return tally.exit_code if rank > 0 else _conclude(plan, tally, args, time.monotonic() - started)
 
 
-def _is_image(path: Path) -> bool:
-    from restore_diff.data.images import is_image  # heavy, and needed only for files without the ending of an image
+def _place_among_processes() -> tuple[int, int]:
+    """As torchrun tells it: who this is, from 0 on, and how many share the images."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return 0, 1
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
-    return is_image(path)
+
+def _plan(args: argparse.Namespace, rank: int, num_ranks: int) -> Plan:
+    number, total = args.shard
+    return plan_jobs(
+        args.input,
+        args.output,
+        Naming(args.ext, args.suffix),
+        is_image,
+        recursive=args.recursive,
+        overwrite=args.overwrite,
+        compare=args.compare,
+        shard=Shard((number - 1) * num_ranks + rank, total * num_ranks),
+    )
+
+
+def _restore_shared(plan: Plan, args: argparse.Namespace, tally: Tally, num_ranks: int) -> Tally:
+    """Restore this process's images; what became of those of all processes."""
+    if num_ranks == 1:
+        _restore_planned(plan, args, tally)
+        return tally
+    from torch import distributed
+
+    from restore_diff.evaluation.sharing import OtherRankFailed, sharing
+
+    with sharing():  # and wait for the others at the end: torchrun ends all when one ends with some images failed
+        _restore_planned(plan, args, tally)
+        if tally.stopped == BY_USER:
+            return tally
+        tallies = [tally] * num_ranks
+        try:
+            distributed.all_gather_object(tallies, tally)
+        except RuntimeError as error:
+            raise OtherRankFailed("another process ended before its images were restored") from error
+    return merged(tallies)
+
+
+def _restore_planned(plan: Plan, args: argparse.Namespace, tally: Tally) -> None:
+    remove_abandoned(plan.folders)
+    if plan.sources.ignored and not args.quiet:
+        say(_ignored(plan))
+    if args.fail_fast and tally.of(FAILED):
+        tally.stopped = AT_FAILURE
+    elif plan.jobs:
+        _restore_jobs(plan, _load(args), args, tally)
+    tally.add_left(plan)
 
 
 def _load(args: argparse.Namespace) -> "Restore":
@@ -97,55 +145,52 @@ def _load(args: argparse.Namespace) -> "Restore":
     return lambda image, name: restorer.restore(image, names=[name], seed=args.seed)
 
 
-def _restore_all(plan: Plan, restore: "Restore", args: argparse.Namespace, tally: Tally) -> None:
+def _restore_jobs(plan: Plan, restore: "Restore", args: argparse.Namespace, tally: Tally) -> None:
     from tqdm import tqdm
 
-    from restore_diff.restoration.folder import DiskFull, restore_folder
+    from restore_diff.restoration.folder import DiskFull, Writing, restore_folder
 
-    outcomes = restore_folder(plan.jobs, restore, args.max_pixels, args.quality)
+    writing = Writing(args.quality, keep_alpha=args.alpha == "keep", keep_metadata=args.metadata == "keep")
+    outcomes = restore_folder(plan.jobs, restore, args.max_pixels, writing)
     with closing(outcomes), tqdm(total=len(plan.jobs), unit="image", disable=args.quiet or None) as bar:
         try:
-            for outcome in outcomes:
-                tally.num_left -= 1
-                if outcome.reason:
-                    tally.failed.append((outcome.job.source, outcome.reason))
-                else:
-                    tally.restored.append(outcome.job.output)
+            for job, reason, note, _ in outcomes:
+                tally.results.append(Result(job.source, job.output, FAILED if reason else RESTORED, reason, note))
                 if args.verbose:
-                    say(f"{outcome.job.source} -> {outcome.reason or outcome.job.output}")
+                    say(f"{job.source} -> {reason or job.output}")
                 bar.update()
+                if reason and args.fail_fast:
+                    tally.stopped = AT_FAILURE
+                    break
         except DiskFull:
-            tally.disk_full = True
+            tally.stopped = DISK_FULL
         except KeyboardInterrupt:
-            tally.interrupted = True
+            tally.stopped = BY_USER
 
 
 def _conclude(plan: Plan, tally: Tally, args: argparse.Namespace, seconds: float) -> int:
-    """Print what became of the images, and return the exit code that says it."""
-    if tally.failed:
-        say("failed:", *(f"  {path}: {reason}" for path, reason in tally.failed), to=sys.stderr)
-    if tally.disk_full:
-        left = f"stopped, the disk is full, {tally.num_left} images are left; restored before:"
-        say(left, *(f"  {path}" for path in tally.restored), to=sys.stderr)
-    if tally.interrupted:
-        say(f"interrupted, {tally.num_left} images are left: the same command goes on from here", to=sys.stderr)
-    if not args.quiet:
-        counts = f"restored {len(tally.restored)}, skipped {len(plan.done)}, failed {len(tally.failed)}"
-        say(f"{counts} in {seconds:.1f} s -> {args.output}")
-    if tally.interrupted:
-        return INTERRUPTED
-    return SOME_FAILED if tally.failed else OK
+    """Say what became of the images; the exit code."""
+    if not args.dry_run:
+        tell(tally, args.output, seconds, quiet=args.quiet)
+    if args.json:
+        try:
+            write_report(report(tally, plan.sources.ignored, seconds), args.json)
+        except OSError as error:
+            return _bad_usage(error)
+    return tally.exit_code
 
 
-def _show(plan: Plan) -> int:
+def _show(plan: Plan, quiet: bool) -> None:
+    if quiet:
+        return
     say(*(f"{job.source} -> {path}" for job in plan.jobs for path in job.written))
     say(f"would restore {len(plan.jobs)}, skip {len(plan.done)} that have an output -> {plan.root}; {_ignored(plan)}")
-    return OK
 
 
 def _ignored(plan: Plan) -> str:
-    kinds = ", ".join(f"{number} {kind}" for kind, number in plan.scan.ignored.most_common())
-    return f"ignored {plan.scan.ignored.total()} that are no images" + (f": {kinds}" if kinds else "")
+    ignored = plan.sources.ignored
+    kinds = ", ".join(f"{number} {kind}" for kind, number in ignored.most_common())
+    return f"ignored {ignored.total()} that are no images" + (f": {kinds}" if kinds else "")
 
 
 def _bad_usage(error: Exception | str) -> int:
@@ -154,55 +199,14 @@ def _bad_usage(error: Exception | str) -> int:
     return BAD_USAGE
 
 
-def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="restore.py",
-        description="Restore a photograph, a folder, or a tree of folders. What is restored already is skipped.",
-        epilog="exit codes: 0 all restored, 2 bad usage, 3 some images failed (listed at the end), 130 interrupted",
-        allow_abbrev=False,
-    )
-    parser.add_argument("-i", "--input", type=path, required=True, metavar="IN", help="an image or a folder")
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=path,
-        required=True,
-        metavar="OUT",
-        help="a folder, or a file for a single image",
-    )
-    parser.add_argument("--ckpt", type=path, metavar="PATH", help="checkpoint or run folder (default: the newest run)")
-
-    how = parser.add_argument_group("how it is restored (default: as the checkpoint's config says)")
-    how.add_argument("--steps", type=count(1), metavar="N", help="network calls per image")
-    how.add_argument("--sampler", choices=SAMPLERS)
-    how.add_argument(
-        "--seed", type=count(0), default=0, metavar="N", help="another seed gives another sample (default 0)"
-    )
-    how.add_argument("--tile", type=tile, default="auto", metavar="auto|0|N", help="side of a tile in px, 0: no tiles")
-    how.add_argument("--tile-overlap", type=count(0), metavar="N", help="overlap of tiles in px")
-    how.add_argument("--device", type=device, default="auto", metavar="auto|cpu|cuda[:N]|mps")
-    how.add_argument("--dtype", type=dtype, default="auto", metavar="auto|float32|bfloat16|float16")
-
-    files = parser.add_argument_group("files")
-    files.add_argument("--suffix", default="", metavar="TEXT", help="added to the names, before the ending")
-    files.add_argument(
-        "--ext", choices=("auto", "png", "jpg", "webp", "tif"), default="auto", help="auto: as the input"
-    )
-    files.add_argument(
-        "--quality", type=count(1, 100), default=95, metavar="N", help="of JPEG and WebP, 1 to 100 (default 95)"
-    )
-    files.add_argument("--overwrite", action="store_true", help="restore again what has an output")
-    files.add_argument("--no-recursive", dest="recursive", action="store_false", help="no subfolders")
-    files.add_argument(
-        "--max-pixels",
-        type=pixels,
-        default="200M",
-        metavar="N",
-        help="refuse larger images (default 200M)",
-    )
-    files.add_argument("--compare", action="store_true", help="also write degraded | restored to OUT/comparisons")
-    files.add_argument("--dry-run", action="store_true", help="list what would be written, and where")
-    talk = parser.add_mutually_exclusive_group()
-    talk.add_argument("-q", "--quiet", action="store_true", help="print failures only")
-    talk.add_argument("-v", "--verbose", action="store_true", help="print each image")
-    return parser.parse_args(hyphenated(sys.argv[1:] if argv is None else argv))
+@contextmanager
+def _silent_decoders() -> Iterator[None]:
+    """Pillow warns and logs of what is odd in a file; what is wrong with it, the outcome of the image says."""
+    logger, handler = logging.getLogger("PIL"), logging.NullHandler()
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="PIL")
+            yield
+    finally:
+        logger.removeHandler(handler)

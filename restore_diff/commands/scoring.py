@@ -16,9 +16,10 @@ from restore_diff import build
 from restore_diff.commands.arguments import METRICS
 from restore_diff.commands.console import say
 from restore_diff.config import ExperimentConfig
+from restore_diff.data.finding import PairList
 from restore_diff.data.images import write_image
-from restore_diff.data.pairs import PairList
-from restore_diff.evaluation.evaluator import Evaluator, PairDataset
+from restore_diff.data.pairs import Pair
+from restore_diff.evaluation.evaluator import Evaluator
 from restore_diff.evaluation.panels import choose_examples, draw_panel
 from restore_diff.evaluation.report import Report
 from restore_diff.evaluation.scoring import Row
@@ -26,7 +27,7 @@ from restore_diff.evaluation.sharing import WHOLE, Share
 from restore_diff.evaluation.summary import summarise
 from restore_diff.evaluation.tables import console_table, latex_row, markdown_table
 from restore_diff.restoration.restorer import Restorer
-from restore_diff.training.run_log import RunLog
+from restore_diff.training.run_log import RunLog, Silence
 
 NUM_PANEL_ROWS = 4
 PANEL_PX = 256
@@ -102,19 +103,21 @@ def tell(report: Report, folder: Path) -> None:
 
 
 def validation(
-    config: ExperimentConfig, restorer: Restorer, pairs: PairList, log: RunLog
+    config: ExperimentConfig, restorer: Restorer, pairs: PairList, log: RunLog | Silence, share: Share = WHOLE
 ) -> Callable[[nn.Module, int], dict[str, float]]:
     """Scores of the held-out pairs by the path of test.py, and a fixed panel of the first of them in the log.
 
-    `restorer` must hold the model that is trained.
+    `restorer` must hold the model that is trained. The panel shows pairs of the first process's share.
     """
     evaluator = Evaluator(restorer.restore, build.scorer(("rgb",), None, VALIDATION_METRICS), restorer.device)
     dataset = build.images(config, pairs)
 
     def validate(_: nn.Module, step: int) -> dict[str, float]:
         pictures: list[Tensor] = []
-        rows = evaluator.evaluate(dataset, on_image=lambda row, restored: pictures.append(restored))
-        log.image(step, _panel(dataset, pictures[:NUM_PANEL_ROWS]))
+        rows = evaluator.evaluate(dataset, on_image=lambda row, restored: pictures.append(restored), share=share)
+        shown = zip(share.positions(len(dataset))[:NUM_PANEL_ROWS], pictures, strict=False)
+        if share.is_first:
+            log.image(step, _panel([(dataset[index], picture) for index, picture in shown]))
         summary = summarise(rows)
         means = {name: summary[f"{name}_rgb"].mean for name in VALIDATION_METRICS}
         return {name: math.nan if mean is None else mean for name, mean in means.items()}
@@ -122,8 +125,8 @@ def validation(
     return validate
 
 
-def _panel(dataset: PairDataset, restored: Sequence[Tensor]) -> Tensor:
-    """degraded | restored | clean of the first images, cut to the middle of one size."""
-    rows = [(dataset[index].degraded, image, dataset[index].clean) for index, image in enumerate(restored)]
+def _panel(shown: Sequence[tuple[Pair, Tensor]]) -> Tensor:
+    """degraded | restored | clean of each image, cut to the middle of one size."""
+    rows = [(pair.degraded, restored, pair.clean) for pair, restored in shown]
     size = [min(PANEL_PX, *(row[0].shape[axis] for row in rows)) for axis in (1, 2)]
     return make_grid([center_crop(image, size) for row in rows for image in row], nrow=3, padding=4, pad_value=1.0)

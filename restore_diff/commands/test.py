@@ -72,6 +72,11 @@ def _add_subjects(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--nr", type=_names, metavar="NAMES", help="score --pred without --target by pyiqa, e.g. niqe,musiq"
     )
+    what.add_argument(
+        "--crop-to-min",
+        action="store_true",
+        help="cut images that differ by up to 8 px in size, at right and bottom, to the size that they share",
+    )
     what.add_argument("--allow-jpeg", action="store_true", help="score JPEG files of --pred all the same")
     what.add_argument(
         "--compare",
@@ -130,7 +135,7 @@ def _refuse_what_has_no_effect(parser: argparse.ArgumentParser, args: argparse.N
     no_lpips = args.metrics is not None and "lpips" not in args.metrics
     for applies, unused, why in (
         (args.compare, given - {"compare"}, "with --compare"),
-        (args.nr, given - {"nr", "pred", "device", "out"}, "with --nr"),
+        (args.nr, given - {"nr", "pred", "device", "out", "download"}, "with --nr"),
         (args.pred, given & OF_A_MODEL - ({"device"} if args.nr or args.fid else set()), "with --pred"),
         (not args.pred, given & {"allow_jpeg", "nr", "fid"}, "without --pred"),
         (no_lpips, given & {"lpips", "lpips_weights"}, "without lpips in --metrics"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from restore_diff import build, trained
 from restore_diff.commands.arguments import METRICS
 from restore_diff.commands.console import complain, logging_to_console, printing, say
-from restore_diff.commands.errors import USER_ERRORS, is_out_of_memory
+from restore_diff.commands.errors import USER_ERRORS
 from restore_diff.commands.exit_codes import BAD_USAGE, OK, SOME_FAILED, STOPPED
 from restore_diff.commands.scoring import Choice, score_test_set, set_folder, tell, write_report
 from restore_diff.config import ExperimentConfig, config_from_dict
@@ -20,6 +20,7 @@ from restore_diff.evaluation.no_reference import no_reference_table, score_image
 from restore_diff.evaluation.report import Report
 from restore_diff.evaluation.sharing import Share, sharing
 from restore_diff.evaluation.sweep import sweep_table, write_sweep
+from restore_diff.memory import is_out_of_memory
 
 
 def test(args: argparse.Namespace) -> int:
@@ -46,7 +47,7 @@ def _score_model(args: argparse.Namespace, share: Share) -> int:
     path, config, weights = trained.load_experiment(args.ckpt)
     config = _overridden(config, args)
     sources = [str(source) for source in args.data or [config.data.test]]
-    sets = [build.test_set(config, source) for source in sources]
+    sets = [build.test_set(config, source, args.crop_to_min) for source in sources]
     swept = [build.with_overrides(config, sampler__num_steps=num_steps) for num_steps in args.sweep_steps]
     device = build.select_device(args.device)
 
@@ -74,7 +75,7 @@ def _score_model(args: argparse.Namespace, share: Share) -> int:
 
 def _score_without_reference(args: argparse.Namespace, share: Share) -> int:
     """Score the images of a folder by themselves; neither a model nor clean images are involved."""
-    rows, metric = score_images(args.pred, args.nr, build.select_device(args.device), share)
+    rows, metric = score_images(args.pred, args.nr, build.select_device(args.device), share, download=args.download)
     folder = args.out or set_folder(Path("scores"), str(args.pred))
     if share.is_first:
         write_no_reference(folder, rows, metric)
@@ -91,7 +92,8 @@ def _score_finished(args: argparse.Namespace, share: Share) -> int:
     protocols = build.protocols(config, ())
     lpips = build.lpips(config, args.lpips_weights, args.download)
     scorer = build.scorer(protocols, lpips, args.metrics or METRICS)
-    rows = score_folders(args.pred, args.target, scorer, allow_jpeg=args.allow_jpeg, share=share)
+    may = {"allow_jpeg": args.allow_jpeg, "may_crop": args.crop_to_min}
+    rows = score_folders(args.pred, args.target, scorer, **may, share=share)
     report = Report(str(args.pred), rows, protocols, lpips)
     folder = args.out or set_folder(Path("scores"), str(args.pred))
     if share.is_first:

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from restore_diff.data.checks import MOST_CROPPED_PX, size_difference
 from restore_diff.data.decoding import opened, read_size
 from restore_diff.data.images import read_rgb_uint8
 from restore_diff.data.listing import DataError, first_names, list_images
 from restore_diff.data.names import PairPath, match_by_habit
+from restore_diff.data.pairs import crop_to_min
 from restore_diff.evaluation.scoring import Row, Scorer, flags_of
 from restore_diff.evaluation.sharing import WHOLE, Share
 
@@ -17,16 +19,18 @@ def score_folders(
     scorer: Scorer,
     *,
     allow_jpeg: bool = False,
+    may_crop: bool = False,
     on_image: Callable[[Row], None] | None = None,
     share: Share = WHOLE,
 ) -> list[Row]:
     """One row per image of `pred`, with its clean partner in `target` found by name; scored where `share` says.
 
-    DataError, before anything is scored, where an image has no partner, where sizes differ, as nothing is ever resized
-    or cropped, and for images in `pred` that are JPEG: saving as JPEG has changed them by more than methods differ.
+    DataError, before anything is scored, where an image has no partner, where sizes differ, as nothing is ever resized,
+    and cropped by a few pixels only if `may_crop`; and, unless allowed, for images in `pred` that are JPEG: saving as
+    JPEG has changed them by more than methods differ.
     """
     pairs = pair_folders(pred, target)
-    _check(pairs, allow_jpeg)
+    _check(pairs, allow_jpeg, MOST_CROPPED_PX if may_crop else 0)
 
     def score() -> list[Row]:
         rows: list[Row] = []
@@ -55,22 +59,28 @@ def pair_folders(pred: Path, target: Path) -> list[PairPath]:
 def _score(pair: PairPath, scorer: Scorer) -> Row:
     assert pair.degraded is not None
     image, clean = read_rgb_uint8(pair.degraded), read_rgb_uint8(pair.clean)
+    cropped = ("cropped",) * (image.shape != clean.shape)
+    image, clean = crop_to_min(image, clean)
     scores = scorer(image, clean)
     height, width = clean.shape[-2:]
-    return Row(pair.name, width, height, 0, scores, 0.0, flags_of(scores, image, clean))
+    return Row(pair.name, width, height, 0, scores, 0.0, flags_of(scores, image, clean) + cropped)
 
 
-def _check(pairs: Sequence[PairPath], allow_jpeg: bool) -> None:
+def _check(pairs: Sequence[PairPath], allow_jpeg: bool, most_cropped_px: int) -> None:
     sizes, lossy = [], []
-    for path, clean, name in pairs:
-        assert path is not None
-        if read_size(path) != read_size(clean):
-            sizes.append(name)
-        with opened(path) as image:
+    for pair in pairs:
+        assert pair.degraded is not None
+        of_both = read_size(pair.degraded), read_size(pair.clean)
+        if size_difference(*of_both) > most_cropped_px:
+            (height, width), (clean_height, clean_width) = of_both
+            sizes.append(f"{pair.name} ({width}x{height} against {clean_width}x{clean_height})")
+        with opened(pair.degraded) as image:
             if image.format == "JPEG":
-                lossy.append(path.name)
+                lossy.append(pair.degraded.name)
     if sizes:
-        raise DataError(f"{len(sizes)} images differ in size from their clean partners: {first_names(sizes)}")
+        few = f"--crop-to-min cuts up to {MOST_CROPPED_PX} px"
+        advice = f"more than {most_cropped_px} px is not a border that was cut" if most_cropped_px else few
+        raise DataError(f"{len(sizes)} images differ in size from their clean partners: {first_names(sizes)}; {advice}")
     if lossy and not allow_jpeg:
         raise DataError(
             f"{len(lossy)} images to score are JPEG, which changed them: {first_names(lossy)}; "

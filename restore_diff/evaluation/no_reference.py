@@ -21,14 +21,15 @@ from restore_diff.provenance import environment
 
 
 def score_images(
-    folder: Path, names: Sequence[str], device: torch.device, share: Share = WHOLE
+    folder: Path, names: Sequence[str], device: torch.device, share: Share = WHOLE, *, download: bool = False
 ) -> tuple[list[Row], NoReference]:
     """One row per image of `folder`, and the metrics that scored it.
 
-    A score that a metric does not give is NaN, and the row flagged `small`. DataError, MetricUnavailable.
+    A score that a metric does not give is NaN, and the row flagged `small`. Missing weights are fetched only with
+    `download`. DataError, MetricUnavailable.
     """
     images = list(list_images(folder).items())
-    metric = NoReference(names, device)
+    metric = NoReference(names, device, download=download)
 
     def score() -> list[Row]:
         rows: list[Row] = []

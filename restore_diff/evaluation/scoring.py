@@ -29,7 +29,7 @@ class Row:
     """Time that restoring took."""
     flags: tuple[str, ...] = ()
     """identical: to the clean image; nonfinite: pixels that are not numbers; small: too few pixels for some metric;
-    grey: the clean image has no colour."""
+    grey: the clean image has no colour; cropped: to the size that it shares with the clean image."""
 
 
 class Scorer:

@@ -77,11 +77,26 @@ def sharing() -> Iterator[Share]:
         return
     if torch.cuda.is_available():  # what is asked to be on "cuda" goes to this process's own GPU
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    distributed.init_process_group("gloo", timeout=PATIENCE)
+    _join()
     try:
         yield Share(distributed.get_rank(), num_ranks)
     finally:
         distributed.destroy_process_group()
+
+
+def _join() -> None:
+    """Form the default process group.
+
+    On one machine, torchrun restarts processes with the store of those before them, whose addresses in it lead nowhere:
+    each start then needs names of its own. On several machines the restarts are counted by each for itself.
+    """
+    from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImportUsage]
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, num_ranks = next(rendezvous("env://"))
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+        store = PrefixStore(f"start_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=num_ranks, timeout=PATIENCE)
 
 
 def in_order(shares: Sequence[list[Row]]) -> list[Row]:

@@ -4,6 +4,7 @@ import errno
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -25,11 +26,26 @@ class DiskFull(OSError):
     """There is no space for an output: every further image would fail after its restoration."""
 
 
+@dataclass(frozen=True)
+class Writing:
+    """How outputs are written."""
+
+    quality: int = 95
+    """Of JPEG and WebP, 1 to 100."""
+    keep_alpha: bool = True
+    keep_metadata: bool = True
+    """EXIF: camera, place, time. The colour profile always stays, because without it the pixels mean other colours."""
+
+
 class Outcome(NamedTuple):
-    """What became of a job: `reason` says why it failed and is empty when the output is written, whole."""
+    """What became of a job: `reason` says why it failed and is empty when the output is written, whole.
+
+    `note` says what of the input is not in the output.
+    """
 
     job: Job
     reason: str = ""
+    note: str = ""
     disk_full: bool = False
 
 
@@ -38,7 +54,9 @@ class Restored(NamedTuple):
     pixels: Tensor  # (3, H, W) in [0, 1]
 
 
-def restore_folder(jobs: Sequence[Job], restore: Restore, max_pixels: int, quality: int) -> Generator[Outcome]:
+def restore_folder(
+    jobs: Sequence[Job], restore: Restore, max_pixels: int, writing: Writing = Writing()
+) -> Generator[Outcome]:
     """Restore each image and yield its outcome, in the order of `jobs`; a bad image does not stop the others.
 
     The name that `restore` is given, and with it the noise, is that of the file without its folder: an image gives the
@@ -48,16 +66,16 @@ def restore_folder(jobs: Sequence[Job], restore: Restore, max_pixels: int, quali
     is being written is finished and yielded before the interrupt goes on.
     """
     with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
-        writing: deque[Future[Outcome]] = deque()
+        pending: deque[Future[Outcome]] = deque()
         try:
             for job, reading in _read_ahead(jobs, reader, max_pixels):
                 restored = _restore(job, reading, restore)
-                yield from _finished(writing)
-                writing.append(writer.submit(_write, job, restored, quality))
+                yield from _finished(pending)
+                pending.append(writer.submit(_write, job, restored, writing))
         except KeyboardInterrupt:
-            yield from _finished(writing)
+            yield from _finished(pending)
             raise
-        yield from _finished(writing)
+        yield from _finished(pending)
 
 
 def _read_ahead(
@@ -89,23 +107,28 @@ def _restore(job: Job, reading: Future[RasterImage], restore: Restore) -> Restor
         return _reason(job, error)
 
 
-def _write(job: Job, restored: Restored | str, quality: int) -> Outcome:
+def _write(job: Job, restored: Restored | str, writing: Writing) -> Outcome:
     if isinstance(restored, str):
         return Outcome(job, restored)
+    like = restored.image
+    if not writing.keep_alpha:
+        like = replace(like, alpha=None)
+    if not writing.keep_metadata:
+        like = replace(like, exif=b"")
     try:
         if job.comparison is not None:  # first: where there is an output, there is its comparison
             write_image(job.comparison, torch.cat([restored.image.pixels, restored.pixels], dim=2), like=None)
-        write_image(job.output, restored.pixels, like=restored.image, quality=quality)
+        write_image(job.output, restored.pixels, like=like, quality=writing.quality)
     except FAULTS as error:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        return Outcome(job, f"cannot write {job.output}: {_reason(job, error)}", full)
-    return Outcome(job)
+        return Outcome(job, f"cannot write {job.output}: {_reason(job, error)}", disk_full=full)
+    return Outcome(job, note=f"the first of {like.num_frames} frames" if like.num_frames > 1 else "")
 
 
-def _finished(writing: deque[Future[Outcome]]) -> Iterator[Outcome]:
-    while writing:
-        outcome = writing[0].result()
-        writing.popleft()
+def _finished(pending: deque[Future[Outcome]]) -> Iterator[Outcome]:
+    while pending:
+        outcome = pending[0].result()
+        pending.popleft()
         yield outcome
         if outcome.disk_full:
             raise DiskFull(errno.ENOSPC, outcome.reason)

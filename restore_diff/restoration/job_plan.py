@@ -1,25 +1,26 @@
-"""Which file is restored to where. Every mistake that can be seen without opening a picture is found here, at once."""
+"""Which file is restored to where, and by whom.
+
+Every mistake that can be seen without opening a picture is found here, at once.
+"""
 
 import os
 import stat
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from restore_diff.restoration.scan import IMAGE_ENDINGS, Scan, scan_folder
+from restore_diff.restoration.scan import IMAGE_ENDINGS
+from restore_diff.restoration.sources import PlanError, Sources, find_sources
 
 WRITTEN_ENDINGS = IMAGE_ENDINGS - {".jpe", ".jfif", ".gif"}
 """The endings that an output keeps; any other input becomes a PNG."""
 
 COMPARISONS = "comparisons"
 """The folder below the output folder that mirrors it with pictures degraded | restored."""
-
-
-class PlanError(ValueError):
-    """Input, output and names do not fit together; each of `args` is a line for the user."""
 
 
 class Job(NamedTuple):
@@ -40,7 +41,26 @@ class Plan(NamedTuple):
     root: Path
     jobs: list[Job]
     done: list[Job]
-    scan: Scan
+    sources: Sources
+
+    @property
+    def folders(self) -> set[Path]:
+        """Those that outputs go to, whether they exist or not."""
+        return {path.parent for job in self.jobs + self.done for path in job.written}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of `count` shares of the images, from `index` 0 on. Who shares a folder needs no other agreement."""
+
+    index: int = 0
+    count: int = 1
+
+    def holds(self, name: PurePath) -> bool:
+        """By the name below the input folder, alike on all machines: neither the order nor the other files matter."""
+        text = unicodedata.normalize("NFC", name.as_posix())
+        digest = blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+        return int.from_bytes(digest, "big") % self.count == self.index
 
 
 @dataclass(frozen=True)
@@ -65,8 +85,8 @@ class Naming:
         return stem + self.suffix + (ending if ending.lower() in WRITTEN_ENDINGS else ".png")
 
 
-def plan_folder(
-    source: Path,
+def plan_jobs(
+    inputs: Sequence[str],
     output: Path,
     naming: Naming,
     is_image: Callable[[Path], bool],
@@ -74,30 +94,37 @@ def plan_folder(
     recursive: bool = True,
     overwrite: bool = False,
     compare: bool = False,
+    shard: Shard = Shard(),
 ) -> Plan:
-    """Plan the restoration of the file or folder `source` into `output`; a folder is mirrored there.
+    """Plan the restoration of the images that `inputs` name (see `find_sources`) into the folder `output`.
 
-    For a single file, an `output` with the ending of an image names the file itself.
+    For a single file, an `output` with the ending of an image names the file itself. What `shard` does not hold is
+    left out, after the checks, which are those of the whole.
 
     Raises PlanError when the places do not exist or fit, and lists the outputs that would have one name where a file
     system does not tell cases apart, that would replace an input, or that a link would put outside of `output`.
     """
-    _check_places(source, output)
-    if source.is_dir():
-        root, scan = output, scan_folder(source, output, is_image, recursive)
-        names = [path.relative_to(source).with_name(naming.name(path.name)) for path in scan.images]
-    elif output.suffix.lower() in WRITTEN_ENDINGS and not output.is_dir():
+    sources = find_sources(inputs, output, is_image, recursive)
+    _check_output(output)
+    is_single = len(inputs) == 1 and Path(inputs[0]).is_file()
+    if is_single and output.suffix.lower() in WRITTEN_ENDINGS and not output.is_dir():
         if naming != Naming():
             raise PlanError(f"-o {output} names the file: leave out --ext and --suffix, or let -o name a folder")
-        root, scan, names = output.parent, Scan([source]), [PurePath(output.name)]
+        root, names = output.parent, [PurePath(output.name)]
     else:
-        root, scan, names = output, Scan([source]), [PurePath(naming.name(source.name))]
-    jobs = [_job(path, root, name, compare) for path, name in zip(scan.images, names, strict=True)]
+        if output.is_file():
+            raise PlanError(f"-o must name a folder, and {output} is a file")
+        root, names = output, [source.name.with_name(naming.name(source.name.name)) for source in sources.images]
+    planned = {
+        _job(source.path, root, name, compare): source for source, name in zip(sources.images, names, strict=True)
+    }
+    jobs = list(planned)
     _check_collisions(jobs, root)
     _check_containment(jobs, root)
     _check_that_inputs_survive(jobs)
-    exists = {job: _identity(job.output) is not None and not overwrite for job in jobs}
-    return Plan(root, [job for job in jobs if not exists[job]], [job for job in jobs if exists[job]], scan)
+    mine = [job for job, source in planned.items() if shard.holds(source.name)]
+    exists = {job: _identity(job.output) is not None and not overwrite for job in mine}
+    return Plan(root, [job for job in mine if not exists[job]], [job for job in mine if exists[job]], sources)
 
 
 def _job(source: Path, root: Path, name: PurePath, compare: bool) -> Job:
@@ -105,15 +132,7 @@ def _job(source: Path, root: Path, name: PurePath, compare: bool) -> Job:
     return Job(source, root / name, root / COMPARISONS / picture if compare else None)
 
 
-def _check_places(source: Path, output: Path) -> None:
-    if not source.exists():
-        raise PlanError(f"no such file or folder: {source}")
-    if not (source.is_file() or source.is_dir()):
-        raise PlanError(f"neither a file nor a folder: {source}")
-    if source.is_dir() and os.path.realpath(source) == os.path.realpath(output):
-        raise PlanError(f"the output folder is the input folder {source}: choose another -o")
-    if output.is_file() and (source.is_dir() or output.suffix.lower() not in WRITTEN_ENDINGS):
-        raise PlanError(f"-o must name a folder, and {output} is a file")
+def _check_output(output: Path) -> None:
     places = output.parents if output.is_file() else (output, *output.parents)
     folder = next(place for place in places if place.exists())
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from restore_diff import trained
-from restore_diff.commands import restore
+from restore_diff.commands import restore, restore_arguments
 from restore_diff.diffusion.samplers import SAMPLERS
 from restore_diff.files import printable
 
@@ -39,6 +39,11 @@ def photos(tmp_path):
         ["-i", "x", "-o", "y", "--quality", "101"],
         ["-i", "x", "-o", "y", "--max-pixels", "0"],
         ["-i", "x", "-o", "y", "-q", "-v"],
+        ["-i", "x", "-o", "y", "-v", "--json", "-"],
+        ["-i", "x", "-o", "y", "--json", "photo.jpg"],
+        ["-i", "x", "-o", "y", "--shard", "0/8"],
+        ["-i", "x", "-o", "y", "--shard", "9/8"],
+        ["-i", "x", "-o", "y", "--shard", "3"],
         ["-i", "x", "-o", "y", "z"],
     ],
 )
@@ -50,12 +55,12 @@ def test_malformed_arguments_end_with_exit_code_2(arguments, capsys):
 
 
 def test_max_pixels_takes_a_unit():
-    assert restore._parse(["-i", "x", "-o", "y", "--max-pixels", "3k"]).max_pixels == 3000
-    assert restore._parse(["-i", "x", "-o", "y"]).max_pixels == 200_000_000
+    assert restore_arguments.parse(["-i", "x", "-o", "y", "--max-pixels", "3k"]).max_pixels == 3000
+    assert restore_arguments.parse(["-i", "x", "-o", "y"]).max_pixels == 200_000_000
 
 
 def test_the_samplers_are_those_of_the_schema():
-    assert set(restore.SAMPLERS) == set(SAMPLERS)
+    assert set(restore_arguments.SAMPLERS) == set(SAMPLERS)
 
 
 def test_control_characters_and_bytes_that_are_no_text_are_escaped():

@@ -4,7 +4,10 @@ A stand-in takes pyiqa's place: its metrics, their weights and its licence are n
 """
 
 import math
+import socket
 import sys
+import urllib.error
+import urllib.request
 from types import SimpleNamespace
 
 import pytest
@@ -74,3 +77,43 @@ def test_a_name_that_pyiqa_does_not_know_is_refused_with_the_known_ones(stand_in
 def test_an_image_that_a_metric_cannot_take_has_no_score(stand_in, caplog):
     assert math.isnan(NoReference(["niqe"])(torch.zeros(3, 10, 7, dtype=torch.uint8))["niqe"])
     assert "niqe of an image of 7x10: too small" in caplog.text
+
+
+def test_nothing_is_fetched_unless_that_is_asked_for(monkeypatch):
+    """By any library that uses Python's sockets, while metrics are made and while they score."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host, port = server.getsockname()
+        reached = []
+
+        def fetch():
+            try:
+                urllib.request.urlopen(f"http://{host}:{port}/weights.pth", timeout=0.1)
+            except urllib.error.URLError as error:  # as requests and huggingface_hub do, wrapped
+                raise ConnectionError(str(error)) from error
+            except TimeoutError:  # connected; nobody answers
+                reached.append(True)
+
+        class Lazy(Metric):
+            def __call__(self, images):
+                try:
+                    fetch()
+                except ConnectionError as error:
+                    raise RuntimeError(str(error)) from error
+                return super().__call__(images)
+
+        def create_metric(name, device):
+            if name == "musiq":
+                fetch()
+            return Lazy(lower_better=True)
+
+        names = ["musiq", "niqe"]
+        module = SimpleNamespace(__version__="1", list_models=lambda metric_mode: names, create_metric=create_metric)
+        monkeypatch.setitem(sys.modules, "pyiqa", module)
+        metric = NoReference(names)
+        assert "nothing is downloaded without --download" in metric.not_computed["musiq"]
+        assert math.isnan(metric(torch.zeros(3, 10, 12, dtype=torch.uint8))["niqe"]) and not reached
+        metric = NoReference(names, download=True)
+        assert metric.not_computed == {} and reached == [True]
+        metric(torch.zeros(3, 10, 12, dtype=torch.uint8))
+        assert len(reached) == 3
+        socket.create_connection((host, port), timeout=1).close()  # the block is over

@@ -3,13 +3,13 @@
 MUTATIONS = [
     (
         "restore_diff/build.py",
-        'return _usable(config, find_pairs(source, "test", Path(config.data.root)))',
+        'return _usable(config, replace(find_pairs(source, "test", Path(config.data.root)), crop_to_min=crop_to_min))',
         'return find_pairs(source, "test", Path(config.data.root))',
         "tests/commands/test_train.py::test_a_mistake_is_told_in_one_line_before_anything_is_written",
     ),
     (
         "restore_diff/build.py",
-        "return training, validation and _usable(config, validation)",
+        "return training, validation and _whole(config, validation)",
         "return training, validation",
         "tests/commands/test_train.py::test_a_held_out_pair_that_does_not_fit_is_told_before_the_training",
     ),
@@ -39,8 +39,8 @@ MUTATIONS = [
     ),
     (
         "restore_diff/commands/training_run.py",
-        "        if args.fresh and (previous := run.set_aside()):\n",
-        "        if (previous := run.set_aside()) and args.fresh:\n",
+        "        if args.fresh and share.is_first and (previous := run.set_aside()):\n",
+        "        if share.is_first and (previous := run.set_aside()) and args.fresh:\n",
         "tests/commands/test_train.py::test_the_same_command_again_says_finished_and_trains_no_further",
     ),
     (

@@ -39,8 +39,8 @@ MUTATIONS = [
     ),
     (
         "restore_diff/restoration/folder.py",
-        "                restored = _restore(job, reading, restore)\n                yield from _finished(writing)\n",
-        "                yield from _finished(writing)\n                restored = _restore(job, reading, restore)\n",
+        "                restored = _restore(job, reading, restore)\n                yield from _finished(pending)\n",
+        "                yield from _finished(pending)\n                restored = _restore(job, reading, restore)\n",
         "tests/restoration/test_folder.py::test_the_next_is_read_and_the_last_is_written_while_one_is_restored",
     ),
     (
@@ -63,7 +63,7 @@ MUTATIONS = [
     ),
     (
         "restore_diff/restoration/folder.py",
-        "            yield from _finished(writing)\n            raise\n",
+        "            yield from _finished(pending)\n            raise\n",
         "            raise\n",
         "tests/restoration/test_folder.py::test_an_interrupt_finishes_the_image_that_is_being_written",
     ),
@@ -81,13 +81,13 @@ MUTATIONS = [
     ),
     (
         "restore_diff/restoration/folder.py",
-        "restored.pixels, like=restored.image, quality",
+        "restored.pixels, like=like, quality",
         "restored.pixels, like=None, quality",
         "tests/commands/test_restore.py::test_a_png_keeps_its_mode_and_its_transparency",
     ),
     (
-        "restore_diff/commands/restore.py",
-        "return SOME_FAILED if tally.failed else OK",
+        "restore_diff/commands/restore_report.py",
+        "return SOME_FAILED if self.of(FAILED) else OK",
         "return OK",
         "tests/commands/test_restore.py::test_bad_files_are_listed_at_the_end_and_the_exit_code_says_so",
     ),

@@ -34,7 +34,7 @@ def photographs(folder_, number):
 
 
 def run(jobs, restore=invert):
-    return list(restore_folder(jobs, restore, MAX_PIXELS, quality=95))
+    return list(restore_folder(jobs, restore, MAX_PIXELS))
 
 
 def collect(outcomes, into):
@@ -88,8 +88,8 @@ def test_bad_images_are_told_with_their_reason_and_do_not_stop_the_others(tmp_pa
 
 def test_an_image_of_too_many_pixels_fails(tmp_path):
     jobs = photographs(tmp_path / "in", 1)
-    assert "4 pixels" in next(restore_folder(jobs, invert, 3, 95)).reason
-    assert not next(restore_folder(jobs, invert, 4, 95)).reason
+    assert "4 pixels" in next(restore_folder(jobs, invert, 3)).reason
+    assert not next(restore_folder(jobs, invert, 4)).reason
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried 20 GiB\nmore")])
@@ -197,7 +197,7 @@ def test_a_full_disk_ends_the_run_and_is_told(tmp_path, monkeypatch, number):
     monkeypatch.setattr(folder, "write_image", write)
     outcomes = []
     with pytest.raises(DiskFull, match="No space left on device"):
-        collect(restore_folder(jobs, restore, MAX_PIXELS, 95), outcomes)
+        collect(restore_folder(jobs, restore, MAX_PIXELS), outcomes)
     assert [outcome.job for outcome in outcomes] == jobs[:3]
     assert outcomes[2].reason == f"cannot write {jobs[2].output}: No space left on device"
     assert len(restored) <= 4
@@ -231,7 +231,7 @@ def test_an_interrupt_finishes_the_image_that_is_being_written(tmp_path):
 
     outcomes = []
     with pytest.raises(KeyboardInterrupt):
-        collect(restore_folder(jobs, restore, MAX_PIXELS, 95), outcomes)
+        collect(restore_folder(jobs, restore, MAX_PIXELS), outcomes)
     assert [outcome.job for outcome in outcomes] == jobs[:3]
     assert sorted(path.name for path in jobs[0].output.parent.iterdir()) == ["0.png", "1.png", "2.png"]
 
@@ -246,7 +246,7 @@ def test_the_noise_of_an_image_belongs_to_its_file_name(tmp_path):
     photographs(tmp_path / "in", 1)
     photographs(tmp_path / "in/sub", 2)
     for source in (tmp_path / "in", tmp_path / "in/sub", tmp_path / "in/sub/1.png"):
-        plan = job_plan.plan_folder(source, tmp_path / "o", job_plan.Naming(), lambda path: False, overwrite=True)
+        plan = job_plan.plan_jobs([str(source)], tmp_path / "o", job_plan.Naming(), lambda path: False, overwrite=True)
         run(plan.jobs, restore)
     assert names == ["0.png", "0.png", "1.png", "0.png", "1.png", "1.png"]
 
@@ -272,7 +272,8 @@ def test_where_there_is_an_output_there_is_its_comparison(tmp_path, monkeypatch)
 
 
 def test_endings_that_an_output_keeps_are_those_that_are_written():
-    from restore_diff.data.images import SUFFIXES, WRITE_FORMATS
+    from restore_diff.data.formats import SUFFIXES
+    from restore_diff.data.images import WRITE_FORMATS
     from restore_diff.restoration.scan import IMAGE_ENDINGS
 
     assert set(WRITE_FORMATS) == job_plan.WRITTEN_ENDINGS

@@ -4,11 +4,11 @@ import os
 
 import pytest
 
-from restore_diff.restoration.job_plan import Naming, PlanError, plan_folder
+from restore_diff.restoration.job_plan import Naming, PlanError, plan_jobs
 
 
 def plan(source, output, extension="auto", suffix="", **options):
-    return plan_folder(source, output, Naming(extension, suffix), lambda path: False, **options)
+    return plan_jobs([str(source)], output, Naming(extension, suffix), lambda path: False, **options)
 
 
 def planned(*arguments, **options):
@@ -131,7 +131,7 @@ def test_an_output_that_is_an_input_is_refused_however_it_is_reached(tmp_path):
         with pytest.raises(PlanError, match="would replace an input"):
             plan(photo, output, overwrite=True)
     with pytest.raises(PlanError, match="would replace an input"):  # in/in/a.jpg would go to in/a.jpg
-        plan_folder(tmp_path / "in", tmp_path, Naming(), lambda path: False, overwrite=True)
+        plan_jobs([str(tmp_path / "in")], tmp_path, Naming(), lambda path: False, overwrite=True)
     (tmp_path / "out").mkdir()
     (tmp_path / "out/a.jpg").symlink_to(photo)
     with pytest.raises(PlanError, match="would replace an input"):
