@@ -7,11 +7,14 @@ import torch
 from restore_diff import build
 from restore_diff.config import ConfigError, ExperimentConfig, config_from_dict
 from restore_diff.data.listing import first_names
+from restore_diff.dial import at_quality
 from restore_diff.models.unet import UNet
+from restore_diff.restoration.grid import network_pixels
 from restore_diff.restoration.restorer import Restorer
 from restore_diff.training.weights import Weights, WeightsError, load_checkpoint_weights
 
 RUNS = Path("runs")
+TYPICAL_SIZE = (480, 720)
 
 
 def newest_run(runs: Path = RUNS) -> Path:
@@ -56,6 +59,8 @@ def load_restorer(
     checkpoint: Path | None,
     device: str = "auto",
     precision: str = "auto",
+    quality: str | None = None,
+    num_samples: int | None = None,
     num_steps: int | None = None,
     sampler: str | None = None,
     tile_size_px: int | None = None,
@@ -63,7 +68,10 @@ def load_restorer(
 ) -> tuple[Restorer, str]:
     """A restorer with the weights of a checkpoint, and one line that describes it; None: as the config says."""
     path, config, weights = load_experiment(checkpoint)
+    if quality is not None:
+        config = at_quality(config, quality)
     given = {
+        "sampler__num_samples": num_samples,
         "sampler__num_steps": num_steps,
         "sampler__name": sampler,
         "tiling__tile_size_px": tile_size_px,
@@ -85,6 +93,9 @@ def trained_restorer(
 def describe(path: Path, config: ExperimentConfig, weights: Weights, device: torch.device, precision: str) -> str:
     """`weights runs/derain (step 3000)  ddim 4 steps  whole images  cpu float32`"""
     tile = config.tiling.tile_size_px
-    tiles = f"tiles of {tile} px" if tile else "whole images"
+    cost = network_pixels(*TYPICAL_SIZE, tile, config.tiling.tile_overlap_px, config.tiling.grid == "shifted")
+    tiles = f"tiles of {tile} px ({cost:.2f} network pixels per pixel at 720x480)" if tile else "whole images"
     steps = f"{config.sampler.name} {config.sampler.num_steps} steps"
+    if config.sampler.num_samples > 1:
+        steps += f", mean of {config.sampler.num_samples}"
     return f"weights {path} (step {weights.step})  {steps}  {tiles}  {device} {precision}"

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from restore_diff.files import printable
 
+QUALITIES = ("fast", "balanced", "best")
+SAMPLERS = ("ddim", "dpm++2m", "unipc", "heun")
 METRICS = ("psnr", "ssim", "lpips")
 DTYPES = {
     "auto": "auto",

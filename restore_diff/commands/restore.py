@@ -91,6 +91,7 @@ def _plan(args: argparse.Namespace, rank: int, num_ranks: int) -> Plan:
         recursive=args.recursive,
         overwrite=args.overwrite,
         compare=args.compare,
+        uncertainty=args.uncertainty,
         shard=Shard((number - 1) * num_ranks + rank, total * num_ranks),
     )
 
@@ -129,12 +130,16 @@ def _restore_planned(plan: Plan, args: argparse.Namespace, tally: Tally) -> None
 
 def _load(args: argparse.Namespace) -> "Restore":
     """Build the restorer of the checkpoint, with what the arguments override of its config."""
+    from torch import cat
+
     from restore_diff import trained
 
     restorer, description = trained.load_restorer(
         args.ckpt,
         device=args.device,
         precision=args.dtype,
+        quality=args.quality,
+        num_samples=args.n_samples,
         num_steps=args.steps,
         sampler=args.sampler,
         tile_size_px=None if args.tile == "auto" else args.tile,
@@ -142,6 +147,8 @@ def _load(args: argparse.Namespace) -> "Restore":
     )
     if not args.quiet:
         say(description)
+    if args.uncertainty:
+        return lambda image, name: cat(restorer.restore_with_spread(image, names=[name], seed=args.seed))
     return lambda image, name: restorer.restore(image, names=[name], seed=args.seed)
 
 
@@ -150,7 +157,7 @@ def _restore_jobs(plan: Plan, restore: "Restore", args: argparse.Namespace, tall
 
     from restore_diff.restoration.folder import DiskFull, Writing, restore_folder
 
-    writing = Writing(args.quality, keep_alpha=args.alpha == "keep", keep_metadata=args.metadata == "keep")
+    writing = Writing(args.jpeg_quality, keep_alpha=args.alpha == "keep", keep_metadata=args.metadata == "keep")
     outcomes = restore_folder(plan.jobs, restore, args.max_pixels, writing)
     with closing(outcomes), tqdm(total=len(plan.jobs), unit="image", disable=args.quiet or None) as bar:
         try:

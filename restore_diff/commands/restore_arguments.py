@@ -3,10 +3,8 @@
 import argparse
 import re
 
-from restore_diff.commands.arguments import count, device, dtype, path, pixels, tile
+from restore_diff.commands.arguments import QUALITIES, SAMPLERS, count, device, dtype, path, pixels, tile
 from restore_diff.files import printable
-
-SAMPLERS = ("ddim", "dpm++2m", "unipc", "heun")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -36,6 +34,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     _add_many(parser)
     _add_printing(parser)
     args = parser.parse_args(argv)
+    if args.uncertainty and (args.n_samples or 0) < 2 and args.quality != "best":
+        parser.error("--uncertainty needs several samples: add --n-samples 4")
     if args.verbose and args.json == "-":
         parser.error("-v prints where --json - prints the report: leave out one of them")
     return args
@@ -43,10 +43,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def _add_restoring(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how it is restored (default: as the checkpoint's config says)")
+    how.add_argument("--quality", choices=QUALITIES, help="one dial: sets steps, tiles and samples (docs/speed.md)")
     how.add_argument("--steps", type=count(1), metavar="N", help="network calls per image")
     how.add_argument("--sampler", choices=SAMPLERS)
     how.add_argument(
         "--seed", type=count(0), default=0, metavar="N", help="another seed gives another sample (default 0)"
+    )
+    how.add_argument("--n-samples", type=count(1), metavar="K", help="average K restorations of each image")
+    how.add_argument(
+        "--uncertainty",
+        action="store_true",
+        help="also write to OUT/uncertainty how far the samples lie apart: white is a standard deviation of 0.1",
     )
     how.add_argument("--tile", type=tile, default="auto", metavar="auto|0|N", help="side of a tile in px, 0: no tiles")
     how.add_argument("--tile-overlap", type=count(0), metavar="N", help="overlap of tiles in px")
@@ -61,7 +68,7 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
         "--ext", choices=("auto", "png", "jpg", "webp", "tif"), default="auto", help="auto: as the input"
     )
     files.add_argument(
-        "--quality", type=count(1, 100), default=95, metavar="N", help="of JPEG and WebP, 1 to 100 (default 95)"
+        "--jpeg-quality", type=count(1, 100), default=95, metavar="N", help="of JPEG and WebP, 1 to 100 (default 95)"
     )
     files.add_argument(
         "--alpha", choices=("keep", "drop"), default="keep", help="drop: outputs are opaque, as JPEG must be"

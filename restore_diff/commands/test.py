@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from restore_diff.commands.arguments import METRICS, count, device, dtype, hyphenated, path, tile
+from restore_diff.commands.arguments import METRICS, QUALITIES, count, device, dtype, hyphenated, path, tile
 from restore_diff.commands.console import complain
 from restore_diff.commands.exit_codes import INTERRUPTED
 
@@ -13,6 +13,7 @@ OF_A_MODEL = {
     "data",
     "limit",
     "steps",
+    "quality",
     "sweep_steps",
     "seeds",
     "tile",
@@ -101,6 +102,7 @@ def _add_metrics(parser: argparse.ArgumentParser) -> None:
 
 def _add_restoring(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how it is restored (default: as the checkpoint's config says)")
+    how.add_argument("--quality", choices=QUALITIES, help="one dial, as restore.py has it")
     how.add_argument("--steps", type=count(1), metavar="N", help="network calls per image")
     how.add_argument(
         "--sweep-steps",

@@ -13,6 +13,7 @@ from restore_diff.commands.exit_codes import BAD_USAGE, OK, SOME_FAILED, STOPPED
 from restore_diff.commands.scoring import Choice, score_test_set, set_folder, tell, write_report
 from restore_diff.config import ExperimentConfig, config_from_dict
 from restore_diff.data.listing import DataError
+from restore_diff.dial import at_quality
 from restore_diff.evaluation.comparison import compare, comparison_table
 from restore_diff.evaluation.distribution import score_distributions
 from restore_diff.evaluation.folders import pair_folders, score_folders
@@ -120,6 +121,8 @@ def _compare_files(first: Path, second: Path) -> int:
 
 
 def _overridden(config: ExperimentConfig, args: argparse.Namespace) -> ExperimentConfig:
+    if args.quality:
+        config = at_quality(config, args.quality)
     given = {
         "sampler__num_steps": args.steps,
         "tiling__tile_size_px": None if args.tile == "auto" else args.tile,

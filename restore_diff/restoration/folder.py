@@ -16,7 +16,13 @@ from restore_diff.restoration.job_plan import Job
 from restore_diff.tensors import Images
 
 Restore = Callable[[Images, str], Images]
-"""(degraded image (1, 3, H, W) in [0, 1], its name) -> restored image of the same shape and range."""
+"""(degraded image (1, 3, H, W) in [0, 1], its name) -> the restored image, of that shape and range.
+
+For jobs with a picture of the uncertainty a second image follows it, (2, 3, H, W): the standard deviation of samples.
+"""
+
+WHITE_UNCERTAINTY = 0.1
+"""The standard deviation that is drawn white; 0 is black."""
 
 FAULTS = (OSError, ValueError, RuntimeError, MemoryError, FloatingPointError)
 """What bad files, disks and too large images raise. Anything else is a mistake of ours and ends the run."""
@@ -51,7 +57,8 @@ class Outcome(NamedTuple):
 
 class Restored(NamedTuple):
     image: RasterImage
-    pixels: Tensor  # (3, H, W) in [0, 1]
+    pixels: Tensor  # (3, H, W) in [0, 1], as the next
+    spread: Tensor | None
 
 
 def restore_folder(
@@ -101,8 +108,8 @@ def _restore(job: Job, reading: Future[RasterImage], restore: Restore) -> Restor
     """The restored image, or why there is none."""
     try:
         image = reading.result()
-        pixels = restore(image.pixels[None], job.source.name)[0].cpu()
-        return Restored(image, pixels)
+        pixels = restore(image.pixels[None], job.source.name).cpu()
+        return Restored(image, pixels[0], pixels[1] if job.uncertainty else None)
     except FAULTS as error:
         return _reason(job, error)
 
@@ -118,6 +125,9 @@ def _write(job: Job, restored: Restored | str, writing: Writing) -> Outcome:
     try:
         if job.comparison is not None:  # first: where there is an output, there is its comparison
             write_image(job.comparison, torch.cat([restored.image.pixels, restored.pixels], dim=2), like=None)
+        if job.uncertainty is not None and restored.spread is not None:
+            grey = (restored.spread.mean(dim=0, keepdim=True) / WHITE_UNCERTAINTY).clamp(0, 1)
+            write_image(job.uncertainty, grey.expand_as(restored.spread), like=None)
         write_image(job.output, restored.pixels, like=like, quality=writing.quality)
     except FAULTS as error:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -23,16 +23,21 @@ COMPARISONS = "comparisons"
 """The folder below the output folder that mirrors it with pictures degraded | restored."""
 
 
+UNCERTAINTY = "uncertainty"
+"""Likewise, with pictures of how far several samples lie apart."""
+
+
 class Job(NamedTuple):
-    """One image: where it lies, where the restored one goes, and where the picture of both goes, if one is wanted."""
+    """One image: where it lies, where the restored one goes, and where two pictures about it go, if they are wanted."""
 
     source: Path
     output: Path
-    comparison: Path | None
+    comparison: Path | None = None
+    uncertainty: Path | None = None
 
     @property
     def written(self) -> list[Path]:
-        return [self.output] if self.comparison is None else [self.output, self.comparison]
+        return [path for path in (self.output, self.comparison, self.uncertainty) if path is not None]
 
 
 class Plan(NamedTuple):
@@ -94,6 +99,7 @@ def plan_jobs(
     recursive: bool = True,
     overwrite: bool = False,
     compare: bool = False,
+    uncertainty: bool = False,
     shard: Shard = Shard(),
 ) -> Plan:
     """Plan the restoration of the images that `inputs` name (see `find_sources`) into the folder `output`.
@@ -115,9 +121,8 @@ def plan_jobs(
         if output.is_file():
             raise PlanError(f"-o must name a folder, and {output} is a file")
         root, names = output, [source.name.with_name(naming.name(source.name.name)) for source in sources.images]
-    planned = {
-        _job(source.path, root, name, compare): source for source, name in zip(sources.images, names, strict=True)
-    }
+    also = [folder for folder, wanted in ((COMPARISONS, compare), (UNCERTAINTY, uncertainty)) if wanted]
+    planned = {_job(source.path, root, name, also): source for source, name in zip(sources.images, names, strict=True)}
     jobs = list(planned)
     _check_collisions(jobs, root)
     _check_containment(jobs, root)
@@ -127,9 +132,10 @@ def plan_jobs(
     return Plan(root, [job for job in mine if not exists[job]], [job for job in mine if exists[job]], sources)
 
 
-def _job(source: Path, root: Path, name: PurePath, compare: bool) -> Job:
+def _job(source: Path, root: Path, name: PurePath, also: Sequence[str]) -> Job:
     picture = name if name.suffix.lower() == ".png" else name.with_name(name.name + ".png")
-    return Job(source, root / name, root / COMPARISONS / picture if compare else None)
+    places = {folder: root / folder / picture for folder in also}
+    return Job(source, root / name, places.get(COMPARISONS), places.get(UNCERTAINTY))
 
 
 def _check_output(output: Path) -> None:

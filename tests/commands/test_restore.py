@@ -226,6 +226,7 @@ def test_a_name_with_a_leading_dash_can_be_given(photos, network, monkeypatch):
 def test_only_what_is_asked_for_overrides_the_checkpoint(photos, network):
     save(photos / "a.png")
     unchanged = {"num_steps": None, "sampler": None, "tile_size_px": None, "tile_overlap_px": None}
+    unchanged |= {"quality": None, "num_samples": None}
     run(photos)
     run(photos, "--overwrite", "--ckpt", "runs/x", "--steps", 9, "--sampler", "ddim", "--tile", 0)
     run(photos, "--overwrite", "--tile", 64, "--tile_overlap=8", "--device", "cuda:1", "--dtype", "bf16")
@@ -252,9 +253,9 @@ def test_the_overrides_are_those_that_the_builder_takes(photos, network):
 
 def test_endings_suffix_and_quality(photos, network):
     save(photos / "a.png")
-    assert run(photos, "--ext", "jpg", "--suffix", "_restored", "--quality", 100) == 0
+    assert run(photos, "--ext", "jpg", "--suffix", "_restored", "--jpeg-quality", 100) == 0
     large = (photos.parent / "out/a_restored.jpg").stat().st_size
-    assert run(photos, "--ext", "jpg", "--suffix", "_restored", "--quality", 5, "--overwrite") == 0
+    assert run(photos, "--ext", "jpg", "--suffix", "_restored", "--jpeg-quality", 5, "--overwrite") == 0
     assert (photos.parent / "out/a_restored.jpg").stat().st_size < large
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from restore_diff import trained
-from restore_diff.commands import restore, restore_arguments
+from restore_diff.commands import arguments, restore, restore_arguments
 from restore_diff.diffusion.samplers import SAMPLERS
 from restore_diff.files import printable
 
@@ -36,7 +36,7 @@ def photos(tmp_path):
         ["-i", "x", "-o", "y", "--tile", "small"],
         ["-i", "x", "-o", "y", "--device", "gpu"],
         ["-i", "x", "-o", "y", "--dtype", "int8"],
-        ["-i", "x", "-o", "y", "--quality", "101"],
+        ["-i", "x", "-o", "y", "--jpeg-quality", "101"],
         ["-i", "x", "-o", "y", "--max-pixels", "0"],
         ["-i", "x", "-o", "y", "-q", "-v"],
         ["-i", "x", "-o", "y", "-v", "--json", "-"],
@@ -60,7 +60,7 @@ def test_max_pixels_takes_a_unit():
 
 
 def test_the_samplers_are_those_of_the_schema():
-    assert set(restore_arguments.SAMPLERS) == set(SAMPLERS)
+    assert set(arguments.SAMPLERS) == set(SAMPLERS)
 
 
 def test_control_characters_and_bytes_that_are_no_text_are_escaped():

@@ -8,7 +8,7 @@ import weakref
 import pytest
 import torch
 
-from restore_diff.data.images import ImageError, RasterImage, read_image, write_image
+from restore_diff.data.images import ImageError, RasterImage, read_image, read_rgb_uint8, write_image
 from restore_diff.restoration import folder, job_plan
 from restore_diff.restoration.folder import DiskFull, restore_folder
 from restore_diff.restoration.job_plan import Job
@@ -202,6 +202,14 @@ def test_a_full_disk_ends_the_run_and_is_told(tmp_path, monkeypatch, number):
     assert outcomes[2].reason == f"cannot write {jobs[2].output}: No space left on device"
     assert len(restored) <= 4
     assert sorted(path.name for path in jobs[0].output.parent.iterdir()) == ["0.png", "1.png"]
+
+
+def test_the_uncertainty_is_drawn_from_black_to_a_standard_deviation_of_a_tenth(tmp_path):
+    job = photographs(tmp_path / "in", 1)[0]._replace(uncertainty=tmp_path / "out" / "uncertainty" / "0.png")
+    spread = torch.tensor([0.0, 0.025, 0.1, 0.5]).expand(3, 1, 4)
+    assert not run([job], lambda image, name: torch.stack([1 - image[0], spread]))[0].reason
+    assert read_rgb_uint8(job.uncertainty).flatten(1).tolist() == [[0, 64, 255, 255]] * 3
+    assert torch.equal(read_rgb_uint8(job.output), 255 - read_rgb_uint8(job.source))
 
 
 def test_another_fault_of_writing_costs_one_image(tmp_path):

@@ -79,6 +79,8 @@ def test_comparisons_mirror_the_outputs_below_a_folder_of_their_own(tmp_path):
         tmp_path / "out/comparisons/a.jpg.png",
         tmp_path / "out/comparisons/x/a.png",
     ]
+    both = plan(source, tmp_path / "out", compare=True, uncertainty=True).jobs[0]
+    assert both.written == [both.output, both.comparison, tmp_path / "out/uncertainty/a.jpg.png"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,38 @@
+"""One dial: each position is a valid config of any recipe, and costs more than the one before it."""
+
+import pytest
+
+from restore_diff.config import load_config
+from restore_diff.dial import DIRECT, QUALITIES, STEPWISE, at_quality
+from restore_diff.restoration.grid import network_pixels
+
+RECIPES = ["derain.yaml", "dehaze.yaml", "weatherdiff64.yaml"]
+
+
+def cost(config) -> float:
+    """Network pixels per pixel of a 720 x 480 photograph."""
+    tiling, sampler = config.tiling, config.sampler
+    per_call = network_pixels(480, 720, tiling.tile_size_px, tiling.tile_overlap_px, tiling.grid == "shifted")
+    return per_call * sampler.num_steps * sampler.num_samples
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_better_costs_more(recipe):
+    config = load_config([recipe])
+    costs = [cost(at_quality(config, quality)) for quality in QUALITIES]
+    assert costs == sorted(costs)
+    assert costs[-1] > 3 * costs[0]
+
+
+def test_balanced_is_the_recipe_of_a_direct_network():
+    config = load_config(["derain.yaml"])
+    assert at_quality(config, "balanced") == config
+
+
+def test_a_stepwise_network_is_at_least_ten_times_cheaper_than_its_recipe():
+    config = load_config(["weatherdiff64.yaml"])
+    assert cost(config) > 10 * cost(at_quality(config, "balanced"))
+
+
+def test_every_quality_is_in_both_tables():
+    assert tuple(DIRECT) == tuple(STEPWISE) == QUALITIES
