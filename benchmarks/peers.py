@@ -1,0 +1,261 @@
+"""Side by side with others' own code, on the same weights, images and machine, in turn within one run.
+
+python benchmarks/peers.py --weatherdiffusion CLONE --ckpt runs/derain --pair DEGRADED CLEAN --only sampler-trained ...
+
+CLONE is a clone of https://github.com/IGITUGraz/WeatherDiffusion. Parts (`--only`, default all):
+  sampler-trained   its sampler (25 leading steps, 64 px patches 16 px apart) and our restorations, one trained network
+  sampler-base      the same with its own network of 83 million parameters, random weights, few steps: time alone
+  network           diffusers' UNet2DModel and ours with the same weights, whole image, per network call
+  training          its training step and ours: the network of 83 million parameters, one batch
+"""
+
+import argparse
+import json
+import time
+import types
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
+from torch import Tensor, nn
+
+from restore_diff import build, trained
+from restore_diff.config import ExperimentConfig, load_config
+from restore_diff.data.images import read_rgb_uint8
+from restore_diff.data.samples import Batch
+from restore_diff.diffusion.gaussian import GaussianDiffusion
+from restore_diff.diffusion.prediction import estimate
+from restore_diff.diffusion.samplers import SAMPLERS
+from restore_diff.diffusion.schedule import NoiseSchedule
+from restore_diff.interop.diffusers import unet2d_config
+from restore_diff.metrics.fidelity import psnr
+from restore_diff.models.unet import UNet
+from restore_diff.restoration.config import TilingConfig
+from restore_diff.restoration.restorer import Restorer
+from restore_diff.training.optimisation import Optimisation
+
+PATCH, STRIDE, NUM_STEPS = 64, 16, 25
+OURS = {
+    "same grid": ({}, {"tile_size_px": 64, "tile_overlap_px": 48, "window": "box"}),
+    "smooth window, 16 px overlap": ({}, {"tile_size_px": 64, "tile_overlap_px": 16}),
+    "tiles of 256 px, 32 px overlap": ({}, {"tile_size_px": 256, "tile_overlap_px": 32}),
+    "shifted grid of 128 px": ({}, {"tile_size_px": 128, "grid": "shifted"}),
+    "whole image": ({}, {"tile_size_px": 0}),
+    "as the recipe says": ({"num_steps": 1, "spacing": "trailing", "clip": True}, {"tile_size_px": 0}),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weatherdiffusion", type=Path, required=True)
+    parser.add_argument("--ckpt", type=Path)
+    parser.add_argument("--pair", type=Path, nargs=2, metavar=("DEGRADED", "CLEAN"))
+    parser.add_argument("--only", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--size", type=int, default=128, help="of the image for sampler-base and network")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    result: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    for part in args.only:
+        result[part] = PARTS[part](args)
+        print(part, json.dumps(result[part], indent=1), flush=True)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def sampler_trained(args: argparse.Namespace) -> dict[str, Any]:
+    """PSNR is of RGB levels in [0, 1], against the clean image, and between the two results."""
+    _, config, weights = trained.load_experiment(args.ckpt)
+    model = trained.trained_network(config, weights, torch.device("cpu"))
+    degraded, clean = (read_rgb_uint8(path)[None].float() / 255 for path in args.pair)
+    noise = torch.randn(degraded.shape, generator=torch.Generator().manual_seed(0))
+    schedule = NoiseSchedule(config.schedule)
+
+    def epsilon(inputs: Tensor, t: Tensor) -> Tensor:
+        """Our network as theirs is called: its output turned into epsilon."""
+        condition, x_t = inputs[:, :3], inputs[:, 3:]
+        steps = t.long().expand(len(x_t))
+        levels = schedule.signal(steps, x_t), schedule.noise(steps, x_t)
+        output = model(x_t, steps, condition)
+        return estimate(config.diffusion.prediction, output, x_t, *levels, condition).epsilon
+
+    theirs = their_sampler(args.weatherdiffusion)
+    ours = {name: restorer(config, model, *given) for name, given in OURS.items()}
+    actions = [lambda: theirs(epsilon, degraded, noise)]
+    actions += [lambda it=it: it.restore(degraded, [args.pair[0].name]) for it in ours.values()]
+    seconds, results = in_turn(actions, args.repeats)
+    table = {"WeatherDiffusion": {"seconds": seconds[0], "psnr": rgb_psnr(results[0], clean)}}
+    for name, time_taken, result in zip(ours, seconds[1:], results[1:], strict=True):
+        table[name] = {
+            "seconds": time_taken,
+            "times_faster": round(seconds[0] / time_taken, 1),
+            "psnr": rgb_psnr(result, clean),
+            "psnr_to_theirs": rgb_psnr(result, results[0]),
+        }
+    return {"size_px": f"{degraded.shape[-1]}x{degraded.shape[-2]}", "num_steps": NUM_STEPS, "table": table}
+
+
+def sampler_base(args: argparse.Namespace) -> dict[str, Any]:
+    """Their network has no weights that may be had here: random ones take the same time. 2 steps stand for 25."""
+    network = their_network(args.weatherdiffusion)
+    config = load_config(["weatherdiff64.yaml"], ["sampler.num_steps=2"])
+    model = build.network(config).eval()
+    image = torch.rand(1, 3, args.size, args.size)
+    noise = torch.randn_like(image)
+    theirs = their_sampler(args.weatherdiffusion)
+    tilings = {name: tiling for name, (_, tiling) in OURS.items() if name != "as the recipe says"}
+    ours = {name: restorer(config, model, {"num_steps": 2}, tiling) for name, tiling in tilings.items()}
+    actions = [lambda: theirs(network, image, noise, num_steps=2)]
+    actions += [lambda it=it: it.restore(image, ["image"]) for it in ours.values()]
+    seconds, _ = in_turn(actions, 1)
+    faster = {name: round(seconds[0] / taken, 2) for name, taken in zip(ours, seconds[1:], strict=True)}
+    return {"size_px": args.size, "seconds_theirs": seconds[0], "times_faster": faster}
+
+
+def network(args: argparse.Namespace) -> dict[str, Any]:
+    table = {}
+    for size, dtype, mode in product(("tiny", "base"), (torch.float32, torch.bfloat16), ("eager", "compiled")):
+        if (size, mode) != ("base", "compiled"):  # minutes of compilation on a CPU
+            table[f"{size} {mode} {str(dtype)[6:]}"] = one_network(size, dtype, mode, args)
+    return {"size_px": args.size, "table": table}
+
+
+def one_network(size: str, dtype: torch.dtype, mode: str, args: argparse.Namespace) -> dict[str, float]:
+    config = load_config(["derain.yaml", f"sizes/{size}.yaml"], ["model.unshuffle=1"])
+    ours = build.network(config).eval()
+    peer: nn.Module = UNet2DModel(**{k: v for k, v in unet2d_config(config.model).items() if k[0] != "_"}).eval()
+    peer.load_state_dict(ours.state_dict())
+    inputs, t = torch.randn(1, 6, args.size, args.size), torch.tensor([500])
+    a, b = (torch.compile(net) if mode == "compiled" else net for net in (peer, ours))
+
+    def run(call: Callable[[], object]) -> None:
+        with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            call()
+
+    actions = [
+        lambda: run(lambda: a(inputs, t)),
+        lambda: run(lambda: b(inputs[:, 3:], t, inputs[:, :3])),
+    ]
+    (theirs, own), _ = in_turn(actions, 3 * args.repeats)
+    return {"diffusers_s": theirs, "ours_s": own, "times_faster": round(theirs / own, 3)}
+
+
+def training(args: argparse.Namespace) -> dict[str, Any]:
+    """Forward, backward, update and average of a batch of 4 crops; theirs is its loss, Adam and EMAHelper."""
+    ddm = load_source(args.weatherdiffusion / "models/ddm.py", drop=("import utils\n", "from models.unet"))
+    net = their_network(args.weatherdiffusion).train()
+    ema = ddm.EMAHelper()
+    ema.register(net)
+    adam = torch.optim.Adam(net.parameters(), lr=2e-5)
+    betas = torch.linspace(1e-4, 0.02, 1000)
+    clean, degraded = torch.rand(4, 3, PATCH, PATCH), torch.rand(4, 3, PATCH, PATCH)
+
+    def their_step() -> None:
+        x = 2 * torch.cat([degraded, clean], dim=1) - 1
+        half = torch.randint(0, 1000, (3,))
+        t = torch.cat([half, 999 - half])[:4]
+        loss = ddm.noise_estimation_loss(net, x, t, torch.randn_like(clean), betas)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        ema.update(net)
+
+    config = load_config(["weatherdiff64.yaml"], ["training.batch_size=4"])
+    optimisation = Optimisation(
+        build.network(config),
+        GaussianDiffusion(NoiseSchedule(config.schedule), config.diffusion),
+        config.training,
+        0,
+        torch.device("cpu"),
+    )
+    batch = Batch(clean, degraded, [0, 1, 2, 3], list("abcd"))
+    seconds, _ = in_turn([their_step, lambda: optimisation.advance(0, iter([batch]))], args.repeats)
+    return {"theirs_s": seconds[0], "ours_s": seconds[1], "times_faster": round(seconds[0] / seconds[1], 3)}
+
+
+PARTS = {
+    "sampler-trained": sampler_trained,
+    "sampler-base": sampler_base,
+    "network": network,
+    "training": training,
+}
+
+
+def restorer(config: ExperimentConfig, model: UNet, sampling: dict[str, Any], tiling: dict[str, Any]) -> Restorer:
+    """Their 25 leading steps without clipping, but for what is given."""
+    settings = replace(config.sampler, **{"num_steps": NUM_STEPS, "spacing": "leading", "clip": False, **sampling})
+    sampler = SAMPLERS["ddim"](NoiseSchedule(config.schedule), config.diffusion.prediction, settings)
+    return Restorer(model, sampler, TilingConfig(**tiling), model.size_multiple, "cpu")
+
+
+def their_sampler(clone: Path) -> Callable[..., Tensor]:
+    """Their `generalized_steps_overlapping` of the linear schedule, on the device of its input instead of "cuda"."""
+    source = load_source(
+        clone / "utils/sampling.py", drop=("import utils.logging",), edit=("to('cuda')", "to(x.device)")
+    )
+
+    def sample(
+        network: Callable[..., Tensor],
+        degraded: Tensor,
+        noise: Tensor,
+        num_steps: int = NUM_STEPS,
+    ) -> Tensor:
+        rows, columns = (range(0, side - PATCH + 1, STRIDE) for side in degraded.shape[-2:])
+        corners = [(row, column) for row in rows for column in columns]
+        levels, betas = range(0, 1000, 1000 // num_steps), torch.linspace(1e-4, 0.02, 1000)
+        steps = source.generalized_steps_overlapping
+        xs, _ = steps(noise, degraded, levels, network, betas, corners=corners, p_size=PATCH)
+        return ((xs[-1] + 1) / 2).clamp(0, 1)
+
+    return sample
+
+
+def their_network(clone: Path) -> torch.nn.Module:
+    """Of their configs/allweather.yml."""
+    model = types.SimpleNamespace(
+        ch=128,
+        out_ch=3,
+        ch_mult=[1, 2, 3, 4],
+        num_res_blocks=2,
+        attn_resolutions=[16],
+        dropout=0.0,
+        in_channels=3,
+        resamp_with_conv=True,
+    )
+    config = types.SimpleNamespace(data=types.SimpleNamespace(image_size=PATCH, conditional=True), model=model)
+    return load_source(clone / "models/unet.py").DiffusionUNet(config).eval()
+
+
+def load_source(path: Path, drop: tuple[str, ...] = (), edit: tuple[str, str] = ("", "")) -> types.ModuleType:
+    """A file of theirs as a module, without the lines that hold one of `drop`."""
+    lines = [line for line in path.read_text().splitlines() if not any(part in line + "\n" for part in drop)]
+    module = types.ModuleType(path.stem)
+    exec(compile("\n".join(lines).replace(*edit), str(path), "exec"), module.__dict__)
+    return module
+
+
+def in_turn(actions: list[Callable[[], Any]], repeats: int) -> tuple[list[float], list[Any]]:
+    """Median seconds of each, taken in turn after one warm-up of each, and their last results."""
+    seconds: list[list[float]] = [[] for _ in actions]
+    results: list[Any] = [None] * len(actions)
+    for repeat in range(repeats + 1):
+        for place, action in enumerate(actions):
+            started = time.perf_counter()
+            results[place] = action()
+            if repeat or repeats == 1:
+                seconds[place].append(time.perf_counter() - started)
+    return [round(median(taken), 4) for taken in seconds], results
+
+
+def rgb_psnr(found: Tensor, expected: Tensor) -> float:
+    return round(float(psnr(found.clamp(0, 1), expected, quantize=False)[0]), 2)
+
+
+if __name__ == "__main__":
+    main()

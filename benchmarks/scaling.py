@@ -1,0 +1,122 @@
+"""How restoring grows with the image, and how near it comes to what the machine can compute.
+
+python benchmarks/scaling.py --ckpt runs/derain --megapixels 0.06 0.25 1 4 16 --out benchmarks/results/scaling_cpu.json
+python benchmarks/scaling.py --ckpt runs/derain --megapixels 100 --repeats 1 --limit-gib 4
+
+Each size runs in a process of its own: `seconds` is the best of the repeats after a warm-up, `peak_mb` the process's
+peak of resident memory, input and output included. `share_of_floor` is the time that the network's multiplications
+would take at the machine's best measured rate, over the time taken. `exponent` is the slope of log time over log size.
+"""
+
+import argparse
+import json
+import math
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from restore_diff import trained
+
+LEAST_PIXELS_OF_THE_SLOPE = 200_000
+"""Below, fixed costs weigh."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ckpt", type=Path)
+    parser.add_argument("--megapixels", type=float, nargs="+", default=[0.06, 0.25, 1, 4, 16])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--limit-gib", type=float, help="of the address space beyond what the libraries take")
+    parser.add_argument("--one", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    if args.one is not None:
+        print(json.dumps(measure(args.ckpt, args.one, args.repeats, args.limit_gib)))
+        return
+    rate = best_rate()
+    rows = []
+    for megapixels in args.megapixels:
+        command = [sys.executable, __file__, "--one", str(megapixels), "--repeats", str(args.repeats)]
+        command += ["--ckpt", str(args.ckpt)] if args.ckpt else []
+        command += ["--limit-gib", str(args.limit_gib)] if args.limit_gib else []
+        row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        row["share_of_floor"] = round(row["gflop"] / rate / row["seconds"], 3)
+        rows.append(row)
+        print(row, flush=True)
+    result: dict[str, Any] = {"best_gflop_per_s": round(rate, 1), "threads": torch.get_num_threads(), "sizes": rows}
+    large = [row for row in rows if row["megapixels"] * 1e6 >= LEAST_PIXELS_OF_THE_SLOPE]
+    if len(large) > 1:
+        result["exponent"] = round(slope([(row["megapixels"], row["seconds"]) for row in large]), 3)
+        print("exponent", result["exponent"])
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def measure(checkpoint: Path | None, megapixels: float, repeats: int, limit_gib: float | None) -> dict[str, float]:
+    height = round(math.sqrt(megapixels * 1e6 * 2 / 3))
+    width = round(megapixels * 1e6 / height)
+    restorer, _ = trained.load_restorer(checkpoint, device="cpu")
+    small = torch.rand(1, 3, 64, 64)
+    restorer.restore(small, ["warm-up"])
+    if limit_gib:
+        pages = int(Path("/proc/self/statm").read_text().split()[0]) - int(
+            Path("/proc/self/statm").read_text().split()[1]
+        )
+        limit = int(limit_gib * 2**30) + pages * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    image = torch.rand(1, 3, height, width)
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        restorer.restore(image, ["photograph"])
+        seconds.append(time.perf_counter() - started)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    with FlopCounterMode(display=False) as counter:
+        restorer.restore(small, ["count"])
+    gflop = counter.get_total_flops() / 1e9 * megapixels * 1e6 / 64**2
+    return {
+        "megapixels": round(height * width / 1e6, 3),
+        "seconds": round(min(seconds), 3),
+        "peak_mb": round(peak),
+        "gflop": round(gflop, 1),
+    }
+
+
+def best_rate() -> float:
+    """GFLOP/s of the best of several large convolutions and a matrix product, float32."""
+    rates = []
+    for channels, side in ((32, 256), (64, 256), (128, 128)):
+        inputs, weight = torch.randn(1, channels, side, side), torch.randn(channels, channels, 3, 3)
+        rates.append(2 * 9 * channels**2 * side**2 / fastest(lambda i=inputs, w=weight: F.conv2d(i, w, padding=1)))
+    matrix = torch.randn(2048, 2048)
+    rates.append(2 * 2048**3 / fastest(lambda: matrix @ matrix))
+    return max(rates) / 1e9
+
+
+def fastest(action: Any) -> float:
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(10):
+            started = time.perf_counter()
+            action()
+            seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def slope(points: list[tuple[float, float]]) -> float:
+    """Least squares in logarithms."""
+    xs, ys = [math.log(x) for x, _ in points], [math.log(y) for _, y in points]
+    x_mean, y_mean = sum(xs) / len(xs), sum(ys) / len(ys)
+    return sum((x - x_mean) * (y - y_mean) for x, y in zip(xs, ys, strict=True)) / sum((x - x_mean) ** 2 for x in xs)
+
+
+if __name__ == "__main__":
+    main()
