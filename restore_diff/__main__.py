@@ -7,6 +7,7 @@ TOOLS = {
     "datasets": "the known data sets, what of them is on this disk, and where to get the rest",
     "doctor": "what is wrong with this machine, or with a data set",
     "render": "degrade clean photographs with rendered weather, and write the pairs",
+    "shard": "copy a data set of many small files into few tar files, for network disks",
     "import-ckpt": "turn another program's checkpoint into weights of this one",
     "export": "turn weights into a file for other programs",
 }

@@ -18,7 +18,9 @@ from restore_diff.schema import settings
 @settings
 class DataConfig:
     train: str = Field(
-        default="skimage", min_length=1, description="a card in datasets/, or a folder of pairs or of clean photographs"
+        default="skimage",
+        min_length=1,
+        description="a card in datasets/, or a folder of pairs, of clean photographs or of tar files",
     )
     test: str = Field(default="skimage", min_length=1, description="likewise; never trained on")
     root: str = Field(default="data", description="where the folders of cards lie")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from restore_diff.data.decoding import read_size
-from restore_diff.data.formats import seems_cut_off
+from restore_diff.data.endings import seems_cut_off
 from restore_diff.data.images import ImageError, read_rgb_uint8
 
 MIB = 2**20

@@ -13,6 +13,7 @@ from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
 from restore_diff.data import deep, png
+from restore_diff.data.members import in_tar, is_file, open_file
 from restore_diff.files import printable
 
 MAX_PIXELS = 200_000_000
@@ -71,7 +72,7 @@ def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """The file opened by Pillow; any failure, also of the decoding inside the block, becomes an ImageError."""
     name = printable(path)
     try:
-        if not path.is_file():
+        if not is_file(path):
             raise ImageError(f"{name}: {'not a regular file' if path.exists() else 'no such file'}")
         with _open_unlimited(path) as image:
             if image.width * image.height > max_pixels:
@@ -90,7 +91,7 @@ def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
 
 
 def _why_unidentified(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         head = file.read(4)
     if head in TIFF_SIGNATURES:
         return "damaged, or a kind of TIFF that is not read; save it as PNG"
@@ -102,7 +103,7 @@ def _open_unlimited(path: Path) -> ImageFile.ImageFile:
     with _opening:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(path, formats=READ_FORMATS)
+            return Image.open(open_file(path) if in_tar(path) else path, formats=READ_FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 

@@ -15,19 +15,20 @@ from restore_diff.data.cards import (
     load_card,
     nearest_cards,
 )
+from restore_diff.data.formats import SUFFIXES
 from restore_diff.data.listing import DataError, list_images
-from restore_diff.data.names import PairPath, match_by_habit, match_by_ids, require_all
+from restore_diff.data.names import (
+    CLEAN_FOLDERS,
+    DEGRADED_FOLDERS,
+    PairPath,
+    match_by_habit,
+    match_by_ids,
+    require_all,
+)
+from restore_diff.data.shards import pairs_in_tars
+from restore_diff.data.tar_index import tars_in
 
 Split = Literal["train", "test"]
-
-DEGRADED_FOLDERS = (
-    *("input", "inputs", "degraded", "lq", "low", "noisy", "data", "synthetic", "rain", "rainy", "rainy_image"),
-    *("raindrop", "drop", "hazy", "haze", "snow", "snowy"),
-)
-CLEAN_FOLDERS = (
-    *("target", "targets", "clean", "clear", "gt", "groundtruth", "ground_truth", "hq", "high", "sharp"),
-    *("norain", "nohaze", "nosnow"),
-)
 
 
 class NotOnDisk(DataError):
@@ -54,7 +55,8 @@ def find_pairs(source: str, split: Split, root: Path) -> PairList:
     """Find a data set by the name of its card, by its folder, or as two folders "DEGRADED:CLEAN".
 
     The folders of cards lie below `root`. A folder holds two folders with names in use (input/target, rain/norain,
-    ...), or clean photographs, directly or in a folder train/ or test/. DataError where files or partners are missing.
+    ...), tar files with such folders or with KEY.clean.png and KEY.degraded.png in them, or clean photographs, directly
+    or in a folder train/ or test/. DataError where files or partners are missing.
     """
     if source in find_cards():
         return _from_card(source, split, root, ())
@@ -173,6 +175,8 @@ def _from_folder(folder: Path, split: Split) -> PairList:
     if degraded or clean:
         names = ", ".join(path.name for path in inside)
         raise DataError(f"{base}: which two folders are the pairs? Found {names}; write DEGRADED:CLEAN to name them")
+    if tars_in(base) and not any(path.suffix.lower() in SUFFIXES for path in base.iterdir()):
+        return PairList(folder.name, pairs_in_tars(base))
     photographs = list_images(base, recursive=False)
     return PairList(folder.name, tuple(PairPath(None, path, name) for name, path in photographs.items()))
 

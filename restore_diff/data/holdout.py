@@ -6,7 +6,7 @@ from pathlib import Path
 
 from restore_diff.data.copies import copies_of
 from restore_diff.data.finding import PairList
-from restore_diff.data.names import PairPath
+from restore_diff.data.names import PairPath, side_and_name
 from restore_diff.randomness import mix
 
 
@@ -41,4 +41,4 @@ def _choose(pairs: PairList, num_clean: int) -> set[Path]:
 
 
 def _rank(path: Path) -> int:
-    return mix(0, "validation", path.stem)
+    return mix(0, "validation", side_and_name(path.name)[1])

@@ -4,14 +4,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from restore_diff.data.errors import DataError
 from restore_diff.data.formats import SUFFIXES, is_image
 
 NUM_NAMED = 10
 """Files that a message names before it goes on to count."""
-
-
-class DataError(ValueError):
-    """A data set that cannot be used as it lies on the disk. The message says what to do."""
 
 
 def list_images(folder: Path, recursive: bool = True) -> dict[str, Path]:

@@ -4,7 +4,7 @@ import contextlib
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from restore_diff.data.listing import DataError, first_names
 from restore_diff.data.weather.config import Weather
@@ -14,6 +14,14 @@ Key = Callable[[str], str | None]
 
 DEGRADED_WORDS = ("degraded", "input", "in", "lq", "rain", "rainy", "raindrop", "drop", "haze", "hazy", "snow", "snowy")
 CLEAN_WORDS = ("clean", "clear", "target", "gt", "groundtruth", "hq", "norain", "nohaze", "nosnow")
+DEGRADED_FOLDERS = (
+    *("input", "inputs", "degraded", "lq", "low", "noisy", "data", "synthetic", "rain", "rainy", "rainy_image"),
+    *("raindrop", "drop", "hazy", "haze", "snow", "snowy"),
+)
+CLEAN_FOLDERS = (
+    *("target", "targets", "clean", "clear", "gt", "groundtruth", "ground_truth", "hq", "high", "sharp"),
+    *("norain", "nohaze", "nosnow"),
+)
 
 
 class PairPath(NamedTuple):
@@ -76,6 +84,23 @@ def require_all(matches: Matches, degraded_folder: Path, clean_folder: Path) -> 
         found = "; ".join(problems) or "no name fits the rule of the card"
         raise DataError(f"{degraded_folder} and {clean_folder} do not pair up: {found}")
     return matches.pairs
+
+
+def side_and_name(file: str) -> tuple[Literal["degraded", "clean"] | None, str]:
+    """What KEY.clean.png or clean/KEY.png says by its last word, else by its innermost folder; and its name, KEY."""
+    *folders, last = Path(file).with_suffix("").as_posix().split("/")
+    stem, dot, word = last.rpartition(".")
+    if dot and (side := _side(word)):
+        return side, "/".join([*folders, stem])
+    for at in reversed(range(len(folders))):
+        if side := _side(folders[at]):
+            return side, "/".join([*folders[:at], *folders[at + 1 :], last])
+    return None, "/".join([*folders, last])
+
+
+def _side(word: str) -> Literal["degraded", "clean"] | None:
+    word = word.lower()
+    return "degraded" if word in DEGRADED_FOLDERS else "clean" if word in CLEAN_FOLDERS else None
 
 
 def _match(degraded: Mapping[str, Path], clean: Mapping[str, Path], degraded_key: Key, clean_key: Key) -> Matches:

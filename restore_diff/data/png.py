@@ -7,18 +7,19 @@ from pathlib import Path
 from torch import Tensor
 
 from restore_diff.data.formats import PNG_SIGNATURE
+from restore_diff.data.members import open_file
 
 
 def bits_per_sample(path: Path) -> int:
     """The bit depth that the header of a PNG file states."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return file.read(25)[24]
 
 
 def has_late_metadata(path: Path) -> bool:
     """Whether EXIF or text comes after the pixels, where Pillow finds it only by decoding them."""
     seen_pixels = False
-    with path.open("rb") as file:
+    with open_file(path) as file:
         file.seek(len(PNG_SIGNATURE))
         while len(start := file.read(8)) == 8:
             length, kind = struct.unpack(">I4s", start)

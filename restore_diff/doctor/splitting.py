@@ -10,6 +10,7 @@ from typing import NamedTuple
 from restore_diff.data.finding import find_pairs
 from restore_diff.data.leaks import groups
 from restore_diff.data.listing import DataError
+from restore_diff.data.members import open_file
 from restore_diff.data.names import PairPath, match_by_habit
 from restore_diff.doctor.leak_checks import clean_files, matches_within
 from restore_diff.doctor.sets import SPLITS, DataSet
@@ -126,4 +127,5 @@ def _link(source: Path, target: Path) -> None:
     try:
         os.link(source.resolve(), target)
     except OSError:
-        shutil.copyfile(source, target)
+        with open_file(source) as image, target.open("xb") as copy:
+            shutil.copyfileobj(image, copy)

@@ -62,7 +62,7 @@ MUTATIONS = [
         "tests/data/test_holdout.py::test_of_equal_names_in_several_folders_the_first_paths_are_chosen",
     ),
     (
-        "restore_diff/data/formats.py",
+        "restore_diff/data/endings.py",
         "return end != PNG_END",
         "return False",
         "tests/data/test_faults.py::test_a_truncated_file_is_named_before_the_training_whatever_the_cache",
