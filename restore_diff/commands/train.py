@@ -6,7 +6,7 @@ import sys
 from restore_diff.commands.arguments import device, hyphenated
 from restore_diff.commands.console import complain
 from restore_diff.commands.exit_codes import BAD_USAGE, INTERRUPTED, OK
-from restore_diff.config import ConfigError, load_config, to_yaml
+from restore_diff.config import ConfigError, load_config, repeated_overrides, to_yaml
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,6 +18,8 @@ def main(argv: list[str] | None = None) -> int:
     except ConfigError as error:
         complain("train.py", error)
         return BAD_USAGE
+    for note in repeated_overrides(args.overrides):
+        complain("train.py", note)
     if args.print_config:
         print(to_yaml(config), end="")
         return OK
@@ -35,7 +37,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         prog="train.py",
         description="Train on pairs, then score the test set. The same command again goes on where it stopped.",
         epilog="exit codes: 0 done, 2 bad usage, config, data, checkpoint or files, 4 training could not go on (values "
-        "not finite, disk or memory full), 130 Ctrl-C and 143 SIGTERM, both after saving",
+        "not finite, disk or memory full, a data worker or another process gone), 130 Ctrl-C and 143 SIGTERM, both "
+        "after saving",
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -8,6 +8,7 @@ HARMLESS = (
     "data.root",
     "data.num_workers",
     "data.cache_mib",
+    "data.on_bad",
     "training.num_steps",
     "training.compile",
     "training.num_micro_batches",
@@ -43,9 +44,10 @@ def refused_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def describe_changes(keys: list[str], old: dict[str, Any], new: dict[str, Any]) -> str:
-    """`model.base_channels 64 -> 96, seed 0 -> 1`."""
+    """`model.base_channels 64 -> 96, seed 0 -> 1`; of many keys the first ten."""
     before, after = _flat(old), _flat(new)
-    return ", ".join(f"{key} {before.get(key, 'absent')} -> {after.get(key, 'absent')}" for key in keys)
+    told = [f"{key} {_shown(before.get(key, 'absent'))} -> {_shown(after.get(key, 'absent'))}" for key in keys[:10]]
+    return ", ".join(told) + (f" and {len(keys) - 10} more" if len(keys) > 10 else "")
 
 
 def require_same_experiment(old: dict[str, Any], new: dict[str, Any]) -> str:
@@ -59,6 +61,11 @@ def require_same_experiment(old: dict[str, Any], new: dict[str, Any]) -> str:
     if "training.num_steps" in changed and new.get("training", {}).get("learning_rate_decay") == "cosine":
         text += "; the cosine rate follows the new length from here on"
     return text
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -30,6 +30,12 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda entry: int(entry.name))
 
 
+def newest_kept(folder: Path) -> str:
+    """`checkpoint 00000400 kept`: what there is to go on from after a stop."""
+    newest = list_checkpoints(folder)[-1:]
+    return f"checkpoint {newest[0].name} kept" if newest else "no checkpoint yet"
+
+
 def newest_valid(folder: Path, load: Callable[[Path], Content], report: Callable[[str], None]) -> Content | None:
     """What `load` makes of the newest checkpoint that is not damaged; None where there are no checkpoints at all.
 

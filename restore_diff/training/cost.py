@@ -23,17 +23,17 @@ def measure_cost(optimisation: Optimisation, batches: list[TrainingBatch], num_r
     seconds = []
     for _ in range(num_repeats + 1):
         started = time.perf_counter()
-        for batch in batches:
-            optimisation.loss(0, batch).backward()
+        optimisation.add_gradients(0, batches)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - started)
         optimisation.optimizer.zero_grad(set_to_none=True)
     moments = 0 if optimisation.optimizer.state else 2 * sum(p.nbytes for p in optimisation.model.parameters())
-    return Cost(median(seconds[1:]), _peak_memory(device) + moments)
+    return Cost(median(seconds[1:]), peak_memory(device) + moments)
 
 
-def _peak_memory(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
+    """Bytes, the most so far: on an accelerator, of its memory; on the CPU, of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,8 +1,9 @@
 """One optimizer step after the other: batch -> loss -> backward -> clip -> step -> ema."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from typing import Protocol
 
 import torch
@@ -14,6 +15,7 @@ from restore_diff.diffusion.gaussian import GaussianDiffusion, draw_noise, draw_
 from restore_diff.randomness import mix
 from restore_diff.tensors import Images, Timesteps, to_model_range
 from restore_diff.training.config import TrainingConfig
+from restore_diff.training.distributed import ALONE, Processes
 from restore_diff.training.ema import ExponentialMovingAverage
 from restore_diff.training.watch import FiniteGuard, Meter
 
@@ -50,43 +52,57 @@ class Optimisation:
     """A network on its device with its optimizer, averaged weights and loss scale. No step waits for the device.
 
     A step is a function of (weights, seed, number of steps done, images) alone: noise levels and noise are drawn by
-    sample position, dropout by step, the rate follows from the step.
+    sample position, dropout by step and process, the rate follows from the step. Several processes that each take a
+    part of the batch do the step of one, but for the order of sums, and for dropout.
     """
 
     def __init__(
-        self, model: nn.Module, diffusion: GaussianDiffusion, config: TrainingConfig, seed: int, device: torch.device
+        self,
+        model: nn.Module,
+        diffusion: GaussianDiffusion,
+        config: TrainingConfig,
+        seed: int,
+        device: torch.device,
+        processes: Processes = ALONE,
     ):
         self._memory_format = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.model = model.to(device, memory_format=self._memory_format).train()  # type: ignore[call-overload]
+        # Before the averages are copied from the weights, because all start from the first process's.
+        self._network = processes.sharing_gradients(torch.compile(model) if config.compile else model)  # type: ignore[arg-type]
         self.ema = ExponentialMovingAverage(model, config.ema_decay)
         self.optimizer = AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self.scaler = GradScaler(device.type, enabled=config.precision == "float16")
-        self.guard = FiniteGuard(device, overflow_is_ordinary=self.scaler.is_enabled())
+        self.guard = FiniteGuard(device, self.scaler.is_enabled(), processes.num)
         self.meter = Meter(device)
-        self._network = torch.compile(model) if config.compile else model
         self._diffusion, self._config, self._seed, self.device = diffusion, config, seed, device
+        self.processes = processes
 
     def advance(self, num_steps_done: int, batches: Iterator[TrainingBatch]) -> list[TrainingBatch]:
         """Do one optimizer step on the next `num_micro_batches` batches, and return these."""
-        torch.manual_seed(mix(self._seed, "dropout", num_steps_done))
+        used = list(islice(batches, self._config.num_micro_batches))
+        torch.manual_seed(mix(self._seed, "dropout", num_steps_done, self.processes.rank))
         self.optimizer.zero_grad(set_to_none=True)
-        used: list[TrainingBatch] = []
-        loss = torch.zeros((), device=self.device)
-        for _ in range(self._config.num_micro_batches):
-            used.append(next(batches))
-            part = self.loss(num_steps_done, used[-1])
-            self.scaler.scale(part).backward()
-            loss += part.detach()
-
+        losses = self.processes.all_losses(self.add_gradients(num_steps_done, used))
         self.scaler.unscale_(self.optimizer)
         gradient_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._config.max_gradient_norm)
-        skip = self.guard.skip(num_steps_done + 1, loss, gradient_norm)
+        skip = self.guard.skip(num_steps_done + 1, losses, gradient_norm)
         self._update(num_steps_done, skip)
         self.ema.update(num_steps_done + 1)
-        self.meter.add(loss, gradient_norm, skip)
+        self.meter.add(losses.sum(), gradient_norm, skip)
         return used
+
+    def add_gradients(self, num_steps_done: int, batches: Sequence[TrainingBatch]) -> Tensor:
+        """Compute the gradients of one step, summed over the processes; returns this process's part of the loss."""
+        loss = torch.zeros((), device=self.device)
+        for number, batch in enumerate(batches, start=1):
+            is_last = number == len(batches)
+            with nullcontext() if is_last else self.processes.keeping_gradients(self._network):
+                part = self.loss(num_steps_done, batch)
+                self.scaler.scale(part).backward()
+            loss += part.detach()
+        return loss
 
     def loss(self, num_steps_done: int, batch: TrainingBatch) -> Tensor:
         """The part of the global batch's mean loss that comes from these samples."""

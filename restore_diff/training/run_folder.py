@@ -13,7 +13,7 @@ from typing import Literal, Self
 
 import torch
 
-from restore_diff.files import replace_atomically
+from restore_diff.files import remove_abandoned, replace_atomically
 from restore_diff.provenance import environment
 
 LOCK = ".lock"
@@ -27,7 +27,8 @@ class RunFolderError(ValueError):
 class RunFolder:
     """runs/NAME/, locked within `with` by this process; the lock dies with the process, however it ends.
 
-    config.yaml  command.txt  environment.json  status.json  log.txt  metrics.jsonl  tb/  samples/  checkpoints/
+    config.yaml  command.txt  environment.json  data.json  status.json  log.txt  metrics.jsonl  tb/  samples/
+    checkpoints/
     """
 
     def __init__(self, path: Path):
@@ -51,6 +52,7 @@ class RunFolder:
             self._lock.truncate(0)
             self._lock.write(f"pid {os.getpid()} on {socket.gethostname()}")
             self._lock.flush()
+            remove_abandoned([self.path, self.checkpoints, self.path / "samples"])
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
 
 
+class Silence:
+    """The log of a process that is not the first: it takes every line, and says nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_, **__: None
+
+
 class RunLog:
     """Writes under the run folder and to the console: a progress bar on a terminal, else one line per log interval.
 

@@ -2,10 +2,13 @@
 
 import json
 import math
+import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
+from multiprocessing.process import BaseProcess
 from typing import Any, NoReturn, TypeAlias
 
 import torch
@@ -13,46 +16,34 @@ from torch import nn
 
 from restore_diff.provenance import versions
 from restore_diff.training.changes import changed_keys, describe_changes, require_same_experiment
-from restore_diff.training.checkpoint import NotFinite, load_checkpoint, save_checkpoint
-from restore_diff.training.checkpoint_folder import list_checkpoints, mark_best, newest_valid, prune, tidy
+from restore_diff.training.checkpoint import Checkpoint, NotFinite, load_checkpoint, save_checkpoint
+from restore_diff.training.checkpoint_folder import mark_best, newest_kept, newest_valid, prune, tidy
 from restore_diff.training.checkpoint_state import Best
 from restore_diff.training.config import TrainingConfig
+from restore_diff.training.data_workers import BROKEN, death_of_worker, deaths_ignored, undisturbed
+from restore_diff.training.distributed import OtherProcessFailed
+from restore_diff.training.inspection import Inspection
 from restore_diff.training.interruption import Interruption
 from restore_diff.training.optimisation import Optimisation, TrainingBatch, learning_rate
-from restore_diff.training.run_folder import RunFolder
-from restore_diff.training.run_log import RunLog
-from restore_diff.training.snapshot import restore_snapshot, take_snapshot
-from restore_diff.training.watch import MAX_OVERFLOWS_IN_A_ROW
+from restore_diff.training.run_folder import RunFolder, RunState
+from restore_diff.training.run_log import RunLog, Silence
+from restore_diff.training.snapshot import digests, restore_snapshot, take_snapshot
+from restore_diff.training.stops import TrainingInterrupted, TrainingStopped
 
 Validate: TypeAlias = Callable[[nn.Module, int], dict[str, float]]
-"""(the model with its averaged weights, steps done) -> scores by name, higher is better."""
+"""(the model with its averaged weights, steps done) -> scores by name, higher is better; the same on all processes."""
 
-
-class TrainingStopped(RuntimeError):
-    """Training cannot go on; the checkpoints are as they were. `step` is the step that failed."""
-
-    exit_code = 4
-
-    def __init__(self, step: int, reason: str):
-        super().__init__(reason)
-        self.step, self.reason = step, reason
-
-
-class TrainingInterrupted(RuntimeError):
-    """Somebody asked training to stop, and it is saved: the same command goes on after `step`."""
-
-    def __init__(self, step: int, number: signal.Signals):
-        super().__init__(f"stopped by {number.name}, " + (f"saved step {step}" if step else "before the first step"))
-        self.step, self.exit_code = step, 128 + number
+WORRYING_FALL = 3.0
+"""Below the best score, in its unit: dB for PSNR."""
 
 
 class Trainer:
-    """A run: an optimisation that logs, validates and saves into a run folder, which this process holds.
+    """A run: an optimisation that logs, validates and saves into a run folder, which the first process holds.
 
     A new trainer stands where the run folder's newest intact checkpoint stops, at step 0 if there is none; from there
-    on it does bit for bit (on the CPU) what an uninterrupted run does.
+    on it does bit for bit (on the CPU, with the same number of processes) what an uninterrupted run does.
 
-    Raises ConfigChanged, NoIntactCheckpoint, or ValueError where the checkpoint does not fit the model.
+    Raises ConfigChanged, which is also for a checkpoint that does not fit the model, and NoIntactCheckpoint.
     """
 
     def __init__(
@@ -62,7 +53,7 @@ class Trainer:
         config: TrainingConfig,
         experiment: dict[str, Any],
         run: RunFolder,
-        log: RunLog,
+        log: RunLog | Silence,
         interruption: Interruption,
         validate: Validate | None,
         best_metric: str,
@@ -72,44 +63,60 @@ class Trainer:
         self._experiment = json.loads(json.dumps(experiment))
         self._run, self._log, self._interruption = run, log, interruption
         self._validate, self._best_metric = validate, best_metric
+        self._processes = optimisation.processes
+        self._inspection = Inspection(optimisation, run, log.line)
         self._best: Best | None = None
-        self._contents: dict[int, tuple[list[int], list[str]]] = {}  # of the steps not looked at yet
-        self._num_overflows = 0
         self.step = self._saved_step = self._resume()
 
     def run(self) -> int:
         """Train to the end and return the number of steps done.
 
-        Raises TrainingStopped, TrainingInterrupted; log.txt and status.json tell it too.
+        Raises TrainingStopped, TrainingInterrupted, OtherProcessFailed; log.txt and status.json tell it too.
         """
         try:
-            if self.step < self._config.num_steps:
-                self._train()
-            else:
-                self._log.line(f"already finished ({self.step}/{self._config.num_steps})")
-            with self._writing():
-                self._run.write_status("finished", self.step)
+            with self._processes.together():
+                if self.step < self._config.num_steps:
+                    self._train()
+                else:
+                    self._log.line(f"already finished ({self.step}/{self._config.num_steps})")
+                with self._writing():
+                    self._write_status("finished")
         except BaseException as error:
             self._tell_end(error)
+            if isinstance(error, TrainingInterrupted):
+                self._processes.wait()  # torchrun ends all once one has left
             raise
         finally:
             with suppress(OSError):
                 self._log.end()
+        self._processes.wait()  # for the last checkpoint, which all may want to read
         return self.step
 
     def _train(self) -> None:
         with self._writing():
-            self._run.write_status("running", self.step)
+            self._write_status("running")
             self._log.begin(self.step, self._config.num_steps, self._config.batch_size)
         batches = self._batches_from(self.step)
-        while self.step < self._config.num_steps:
-            if self._interruption.signal is not None:
-                self._leave(self._interruption.signal)
-            used = self._optimisation.advance(self.step, batches)
-            self.step += 1
-            self._contents[self.step] = [k for b in used for k in b.positions], [n for b in used for n in b.names]
-            self._log.step_done()
-            self._maintain()
+        workers: list[BaseProcess] = []
+        try:
+            while self.step < self._config.num_steps:
+                number = self._processes.agreed_signal(self._interruption.signal)
+                if number is not None:
+                    self._leave(number)
+                micro_batches = list(islice(batches, self._config.num_micro_batches))
+                workers = workers or multiprocessing.active_children()
+                with undisturbed():
+                    self._advance(micro_batches)
+        except (RuntimeError, *BROKEN) as error:
+            self._stop_without_workers(error, workers)
+            raise
+
+    def _advance(self, micro_batches: list[TrainingBatch]) -> None:
+        self._optimisation.advance(self.step, iter(micro_batches))
+        self.step += 1
+        self._inspection.remember(self.step, micro_batches)
+        self._log.step_done()
+        self._maintain()
 
     def _maintain(self) -> None:
         config = self._config
@@ -119,12 +126,13 @@ class Trainer:
         )
         # Looking at the guard waits for an accelerator, as logging and saving do; on the CPU it is free.
         if self._optimisation.device.type == "cpu" or logs or validates or saves:
-            self._require_finite_steps()
+            self._inspection.require_finite(self.step)
         if logs:
             with self._writing():
                 loss, gradient_norm = self._optimisation.meter.read()
                 self._log.training(self.step, loss, learning_rate(config, self.step - 1), gradient_norm)
-        improved = validates and self._score()
+        with self._writing():
+            improved = validates and self._score()
         if saves or improved:
             self._save()
         if logs or validates or saves:
@@ -141,29 +149,44 @@ class Trainer:
                 scores = self._validate(model, self.step)
             finally:
                 model.train()
-        with self._writing():
-            self._log.validation(self.step, scores)
+        self._log.validation(self.step, scores)
         if self._best_metric not in scores:
             raise ValueError(f"the best checkpoint goes by {self._best_metric}, validation gives {', '.join(scores)}")
         score = scores[self._best_metric]
+        if self._best is not None and not score >= self._best.score - WORRYING_FALL:
+            best = f"{self._best.score:.4g} at step {self._best.step}"
+            self._log.line(f"warning: {self._best_metric} fell to {score:.4g} from {best}, which stays the best")
         if not math.isfinite(score) or (self._best is not None and score <= self._best.score):
             return False
         self._best = Best(step=self.step, metric=self._best_metric, score=score)
         return True
 
     def _save(self) -> None:
-        self._require_finite_steps()
+        self._inspection.require_finite(self.step)
         started = time.monotonic()
         checkpoint = take_snapshot(self._optimisation, self.step, self._best, self._experiment)
+        if self._processes.num > 1:
+            self._require_no_drift(digests(checkpoint))
+        self._saved_step = self.step
+        if not self._processes.is_first:
+            return
         with self._writing():
             self._log.flush()
             save_checkpoint(self._run.checkpoints, checkpoint)
             mark_best(self._run.checkpoints, self._best)
             prune(self._run.checkpoints, self._config.num_checkpoints_kept, self._best.step if self._best else None)
-            self._saved_step = self.step
             size, seconds = checkpoint.num_bytes / 1e6, time.monotonic() - started
             self._log.line(f"checkpoint {self.step} saved ({size:.1f} MB, {seconds:.1f} s)")
-            self._run.write_status("running", self.step)
+            self._write_status("running")
+
+    def _require_no_drift(self, mine: dict[str, str]) -> None:
+        """All do the same updates on the same bits: where they differ, something is broken that no loss would show."""
+        everywhere = self._processes.gather(mine)
+        drifted = [rank for rank, digest in enumerate(everywhere) if digest != everywhere[0]]
+        if drifted:
+            parts = [name for name in mine if any(digest[name] != everywhere[0][name] for digest in everywhere)]
+            what = f"{', '.join(parts)} on rank {', '.join(map(str, drifted))} differ from those on rank 0"
+            raise TrainingStopped(self.step, f"{what} after step {self.step}; {newest_kept(self._run.checkpoints)}")
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -171,33 +194,17 @@ class Trainer:
         try:
             yield
         except (OSError, NotFinite) as error:
-            raise TrainingStopped(self.step, f"{error}; {self._kept()}") from error
+            raise TrainingStopped(self.step, f"{error}; {newest_kept(self._run.checkpoints)}") from error
 
-    def _require_finite_steps(self) -> None:
-        guard = self._optimisation.guard
-        found = guard.found()
-        if found is not None:
-            name = f"nonfinite_{found.step:06d}.json"
-            positions, names = self._contents[found.step]
-            weights_finite = all(bool(weight.isfinite().all()) for weight in self._optimisation.model.parameters())
-            values = {"step": found.step, "loss": str(found.loss), "gradient_norm": str(found.gradient_norm)}
-            self._run.write_json(
-                name, values | {"weights_finite": weights_finite, "positions": positions, "names": names}
-            )
-            few = ", ".join(dict.fromkeys(names[:3]))
-            raise TrainingStopped(found.step, f"{found}, on {few}, ... (all in {name}); {self._kept()}")
-        in_a_row, total = guard.overflows()
-        if total > self._num_overflows:
-            self._log.line(f"float16 overflow: {total - self._num_overflows} update(s) left out up to step {self.step}")
-        if in_a_row > MAX_OVERFLOWS_IN_A_ROW:
-            advice = "set training.precision=bfloat16, or lower training.learning_rate"
-            raise TrainingStopped(self.step, f"float16 overflows {in_a_row} steps in a row: {advice}; {self._kept()}")
-        self._num_overflows = total
-        self._contents.clear()
-
-    def _kept(self) -> str:
-        newest = list_checkpoints(self._run.checkpoints)[-1:]
-        return f"checkpoint {newest[0].name} kept" if newest else "no checkpoint yet"
+    def _stop_without_workers(self, error: Exception, workers: list[BaseProcess]) -> None:
+        """Raise TrainingStopped where the error tells of a dead data worker; the steps done are whole, and saved."""
+        reason = death_of_worker(error, workers)
+        if reason is None:
+            return
+        if self._processes.num == 1 and self.step > self._saved_step:  # others would not come to compare weights
+            with deaths_ignored():
+                self._save()
+        raise TrainingStopped(self.step, f"{reason}; {newest_kept(self._run.checkpoints)}") from error
 
     def _leave(self, number: signal.Signals) -> NoReturn:
         if self.step > self._saved_step:
@@ -206,26 +213,36 @@ class Trainer:
 
     def _tell_end(self, error: BaseException) -> None:
         state = "preempted" if isinstance(error, TrainingInterrupted) else "failed"
-        with suppress(OSError):
-            if isinstance(error, TrainingInterrupted | TrainingStopped):
+        with suppress(OSError), deaths_ignored():
+            if isinstance(error, TrainingInterrupted | TrainingStopped | OtherProcessFailed):
                 self._log.note(str(error))
-            self._run.write_status(state, self.step, str(error) or type(error).__name__)
+            self._write_status(state, str(error) or type(error).__name__)
+
+    def _write_status(self, state: RunState, reason: str = "") -> None:
+        if self._processes.is_first:
+            self._run.write_status(state, self.step, reason)
 
     def _resume(self) -> int:
         """Load the newest intact checkpoint, and return its step."""
         folder, report = self._run.checkpoints, self._log.line
-        checkpoint = newest_valid(folder, load_checkpoint, report)
-        if checkpoint is None:
-            tidy(folder, 0, report)
-            return 0
-        changes = require_same_experiment(checkpoint.config, self._experiment)
-        restore_snapshot(self._optimisation, checkpoint)
-        step, best = checkpoint.progress.step, checkpoint.progress.best
-        tidy(folder, step, report)
-        self._best = best if best and (folder / f"{best.step:08d}").is_dir() else None
-        mark_best(folder, self._best)
-        report(f"resumed from checkpoint {step:08d}" + (f"; changed: {changes}" if changes else ""))
-        if differing := changed_keys(checkpoint.versions, versions()):
-            changes = describe_changes(differing, checkpoint.versions, versions())
-            report(f"note: last bits may differ from those of an uninterrupted run, because of {changes}")
+        checkpoint, step = self._newest(), 0
+        if checkpoint is not None:
+            changes = require_same_experiment(checkpoint.config, self._experiment)
+            restore_snapshot(self._optimisation, checkpoint)
+            step, best = checkpoint.progress.step, checkpoint.progress.best
+            self._best = self._processes.gather(best if best and (folder / f"{best.step:08d}").is_dir() else None)[0]
+            report(f"resumed from checkpoint {step:08d}" + (f"; changed: {changes}" if changes else ""))
+            if differing := changed_keys(checkpoint.versions, versions()):
+                changes = describe_changes(differing, checkpoint.versions, versions())
+                report(f"note: last bits may differ from those of an uninterrupted run, because of {changes}")
+        if self._processes.is_first:
+            tidy(folder, step, report)
+            mark_best(folder, self._best)
         return step
+
+    def _newest(self) -> Checkpoint | None:
+        """The newest checkpoint that the first process finds intact, read by all."""
+        folder = self._run.checkpoints
+        mine = newest_valid(folder, load_checkpoint, self._log.line) if self._processes.is_first else None
+        step = self._processes.gather(mine and mine.progress.step)[0]
+        return mine if self._processes.is_first or step is None else load_checkpoint(folder / f"{step:08d}")

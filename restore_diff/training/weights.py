@@ -48,6 +48,8 @@ def save_weights(path: Path, model_state: dict[str, Tensor], config: dict[str, A
 
 def load_weights(path: Path) -> Weights:
     """Read what `save_weights` wrote. Raises WeightsError, naming the path."""
+    if path.exists() and not path.is_file():  # a pipe would never end
+        raise WeightsError(f"{path}: neither a file nor a folder")
     try:
         with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
             text = (file.metadata() or {}).get(METADATA_KEY, "")

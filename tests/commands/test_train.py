@@ -1,6 +1,7 @@
 """train.py as a user meets it: a folder of pairs, the real main(), what lies in the run folder and on the screen."""
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from restore_diff.commands import training_run
 from restore_diff.config import load_config
 from restore_diff.training.checkpoint_state import TENSORS
 from restore_diff.training.run_folder import RunFolder
+from restore_diff.training.run_log import RunLog
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = Path("runs/derain")
@@ -47,8 +49,8 @@ def done(finished, here):
 
 
 def complaints(capsys) -> list[str]:
-    """What went to stderr. A traceback would be more than the test expects."""
-    return capsys.readouterr().err.splitlines()
+    """What went to stderr, but for notes. A traceback would be more than the test expects."""
+    return [line for line in capsys.readouterr().err.splitlines() if not line.startswith("train.py: note: ")]
 
 
 def tensors(run: Path, step: int) -> dict[str, bytes]:
@@ -75,7 +77,7 @@ def test_pairs_train_under_any_of_the_names_in_use(here, capsys, names, data):
 def test_the_run_folder_holds_all_that_the_run_depended_on(finished, monkeypatch):
     monkeypatch.chdir(finished)
     assert {path.name for path in RUN.iterdir()} == {
-        *("config.yaml", "command.txt", "environment.json", "metrics.jsonl", "log.txt", "status.json"),
+        *("config.yaml", "command.txt", "environment.json", "metrics.jsonl", "log.txt", "status.json", "data.json"),
         *("checkpoints", "samples", "tb", "test", ".lock"),
     }
     assert load_config([str(RUN / "config.yaml")]) == load_config(["derain.yaml"], arguments()[4:])
@@ -201,6 +203,14 @@ def test_a_dry_run_says_memory_and_time_and_writes_nothing(here, capsys):
     assert tree(here) == before
 
 
+def test_a_mixture_of_weathers_is_trained_on_and_told(here, capsys):
+    Path("photos").mkdir()
+    for number in range(6):
+        shutil.copy("pairs/target/000.png", f"photos/{number}.png")
+    assert run_train("--dry-run", "data.train=photos", "data.weather={rain: 2, snow+haze: 1}") == 0
+    assert "photographs with rendered rain or snow+haze to train on" in capsys.readouterr().out
+
+
 def grey_target_of_another_size(folder: Path) -> None:
     write_image(folder / "tests/target/101.png", np.zeros((26, 34), np.uint8))
 
@@ -296,9 +306,44 @@ def test_memory_that_runs_out_ends_with_4_and_advice(here, capsys, monkeypatch):
 
     monkeypatch.setattr(training_run, "measure_cost", measure)
     assert run_train() == 4
-    assert complaints(capsys) == [
-        "train.py: out of memory; lower training.batch_size, or raise training.num_micro_batches"
-    ]
+    (line,) = complaints(capsys)
+    advice = "lower training.batch_size or data.crop_size_px, or raise training.num_micro_batches"
+    assert re.fullmatch(
+        rf"train\.py: out of memory with 2 crops of 16 px at once \(\d+\.\d GB used\); {re.escape(advice)}", line
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (
+            signal.SIGKILL,
+            "a data worker died (killed; often out of memory): lower data.num_workers or training.batch_size",
+        ),
+        (signal.SIGBUS, "a data worker had no shared memory left: raise its limit, e.g. docker run --shm-size=8g"),
+    ],
+)
+def test_a_data_worker_that_dies_is_told_the_steps_are_saved_and_the_next_start_goes_on(here, capsys, number, told):
+    often = ["training.num_steps=60", "data.num_workers=1", "data.num_validation=0", "name=parts"]
+
+    killed: list[int] = []
+
+    def kill_worker(log: RunLog) -> None:
+        if not killed:
+            killed.extend(worker.pid for worker in multiprocessing.active_children())
+            for pid in killed:
+                os.kill(pid, number)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunLog, "step_done", kill_worker)
+        assert run_train(*often) == 4
+    step = json.loads((here / "runs/parts/status.json").read_text())["step"]
+    assert 1 <= step < 60
+    line = complaints(capsys)[-1]
+    assert line.startswith(f"train.py: {told}")
+    assert line.endswith(f"; checkpoint {step:08d} kept")
+    assert run_train(*often, "data.num_workers=0") == 0
+    assert f"resumed from checkpoint {step:08d}" in capsys.readouterr().out
 
 
 def test_ctrl_c_ends_the_scoring_at_once_and_the_same_command_scores(here, capsys, monkeypatch):

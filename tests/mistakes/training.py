@@ -33,7 +33,7 @@ MUTATIONS = [
     ),
     (
         "restore_diff/training/optimisation.py",
-        '        torch.manual_seed(mix(self._seed, "dropout", num_steps_done))\n',
+        '        torch.manual_seed(mix(self._seed, "dropout", num_steps_done, self.processes.rank))\n',
         "",
         "tests/training/test_resume.py::test_a_run_that_crashed_between_checkpoints_equals_an_uninterrupted_one",
     ),
@@ -87,8 +87,8 @@ MUTATIONS = [
     ),
     (
         "restore_diff/training/interruption.py",
-        "            signal.signal(other, signal.SIG_DFL)\n",
-        "            pass\n",
+        "signal.signal(other, signal.SIG_DFL if alone else signal.SIG_IGN)",
+        "pass",
         "tests/training/test_interruption.py::test_a_second_signal_leaves_at_once_and_damages_nothing",
     ),
 ]

@@ -14,7 +14,7 @@ from restore_diff.training.checkpoint_folder import NoIntactCheckpoint, list_che
 from restore_diff.training.checkpoint_state import TENSORS
 from restore_diff.training.config import TrainingConfig
 from restore_diff.training.interruption import Interruption
-from restore_diff.training.trainer import TrainingInterrupted, TrainingStopped
+from restore_diff.training.stops import TrainingInterrupted, TrainingStopped
 
 
 def stopped_by(event, config: TrainingConfig, at_step: int):

@@ -1,8 +1,10 @@
 """A whole run at tiny size, for the tests, and as a script for those that send it signals: FOLDER NUM_STEPS [hang]."""
 
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +18,13 @@ from restore_diff.models.config import UNetConfig
 from restore_diff.models.unet import UNet
 from restore_diff.randomness import generator
 from restore_diff.training.config import TrainingConfig
+from restore_diff.training.distributed import ALONE, Processes
 from restore_diff.training.interruption import Interruption
 from restore_diff.training.optimisation import Optimisation
 from restore_diff.training.run_folder import RunFolder
-from restore_diff.training.run_log import RunLog
-from restore_diff.training.trainer import Trainer, TrainingInterrupted
+from restore_diff.training.run_log import RunLog, Silence
+from restore_diff.training.stops import TrainingInterrupted
+from restore_diff.training.trainer import Trainer
 
 torch.set_num_threads(1)  # the same number of threads, the same bits
 SEED = 3
@@ -40,28 +44,27 @@ def toy_config(**changes: Any) -> TrainingConfig:
     return TrainingConfig(**(small | often | changes))
 
 
-def toy_batches(config: TrainingConfig) -> Callable[[int], Iterator[Batch]]:
+def toy_batches(config: TrainingConfig, processes: Processes = ALONE) -> Callable[[int], Iterator[Batch]]:
     """Sample k is image k mod NUM_IMAGES, whatever the step: no step is a whole number of epochs."""
+    size = config.batch_size // config.num_micro_batches // processes.num
 
     def batches_from(step: int) -> Iterator[Batch]:
-        size = config.batch_size // config.num_micro_batches
-        k = step * config.batch_size
-        while True:
+        for part in itertools.count(step * config.num_micro_batches):
+            k = (part * processes.num + processes.rank) * size
             positions = list(range(k, k + size))
             images = [torch.rand(3, 8, 8, generator=generator(0, "image", p % NUM_IMAGES)) for p in positions]
             clean = torch.stack(images)
             yield Batch(clean, (clean + 0.2).clamp(0, 1), positions, [f"photo_{p % NUM_IMAGES}" for p in positions])
-            k += size
 
     return batches_from
 
 
-def toy_optimisation(config: TrainingConfig, dropout: float = 0.2) -> Optimisation:
+def toy_optimisation(config: TrainingConfig, dropout: float = 0.2, processes: Processes = ALONE) -> Optimisation:
     torch.manual_seed(SEED)
     small = {"base_channels": 8, "channel_multipliers": (1, 2), "num_blocks": 1, "num_groups": 4}
     model = UNet(UNetConfig(**small, attention_levels=(), mid_attention=False, head_channels=8, dropout=dropout))
     diffusion = GaussianDiffusion(NoiseSchedule(ScheduleConfig()), DiffusionConfig(prediction="residual"))
-    return Optimisation(model, diffusion, config, SEED, torch.device("cpu"))
+    return Optimisation(model, diffusion, config, SEED, torch.device("cpu"), processes)
 
 
 def rising_score(model: torch.nn.Module, step: int) -> dict[str, float]:
@@ -71,7 +74,7 @@ def rising_score(model: torch.nn.Module, step: int) -> dict[str, float]:
     return {"size": size, "psnr": 30.0 - abs(step - 4)}
 
 
-def toy_trainer(run: RunFolder, log: RunLog, config: TrainingConfig, **changes: Any) -> Trainer:
+def toy_trainer(run: RunFolder, log: RunLog | Silence, config: TrainingConfig, **changes: Any) -> Trainer:
     parts = {
         "optimisation": toy_optimisation(config),
         "batches_from": toy_batches(config),
@@ -84,9 +87,10 @@ def toy_trainer(run: RunFolder, log: RunLog, config: TrainingConfig, **changes: 
     return Trainer(run=run, log=log, **(parts | changes))
 
 
-def train(folder: Path, config: TrainingConfig, **changes: Any) -> Trainer:
+def train(folder: Path, config: TrainingConfig, processes: Processes = ALONE, **changes: Any) -> Trainer:
     """Run to the end, or to whatever stops it."""
-    with RunFolder(folder) as run, RunLog(folder) as log:
+    run, first = RunFolder(folder), processes.is_first
+    with run if first else nullcontext(), RunLog(folder) if first else nullcontext(Silence()) as log:
         trainer = toy_trainer(run, log, config, **changes)
         trainer.run()
     return trainer
