@@ -36,6 +36,7 @@ from restore_diff.interop.diffusers import unet2d_config
 from restore_diff.metrics.fidelity import psnr
 from restore_diff.models.unet import UNet
 from restore_diff.restoration.config import TilingConfig
+from restore_diff.restoration.noise import Noise
 from restore_diff.restoration.restorer import Restorer
 from restore_diff.training.optimisation import Optimisation
 
@@ -74,7 +75,7 @@ def sampler_trained(args: argparse.Namespace) -> dict[str, Any]:
     _, config, weights = trained.load_experiment(args.ckpt)
     model = trained.trained_network(config, weights, torch.device("cpu"))
     degraded, clean = (read_rgb_uint8(path)[None].float() / 255 for path in args.pair)
-    noise = torch.randn(degraded.shape, generator=torch.Generator().manual_seed(0))
+    noise = Noise(degraded.shape[1:], [args.pair[0].name], 0, (0, degraded.shape[-2]))(0)  # that of our restorations
     schedule = NoiseSchedule(config.schedule)
 
     def epsilon(inputs: Tensor, t: Tensor) -> Tensor:
@@ -241,10 +242,10 @@ def load_source(path: Path, drop: tuple[str, ...] = (), edit: tuple[str, str] = 
 
 
 def in_turn(actions: list[Callable[[], Any]], repeats: int) -> tuple[list[float], list[Any]]:
-    """Median seconds of each, taken in turn after one warm-up of each, and their last results."""
+    """Median seconds of each, taken in turn after a warm-up (none where one repeat is all), and their last results."""
     seconds: list[list[float]] = [[] for _ in actions]
     results: list[Any] = [None] * len(actions)
-    for repeat in range(repeats + 1):
+    for repeat in range(repeats + (repeats > 1)):
         for place, action in enumerate(actions):
             started = time.perf_counter()
             results[place] = action()

@@ -10,7 +10,7 @@ QUALITIES = ("fast", "balanced", "best")
 DIRECT: dict[str, dict[str, Any]] = {
     "fast": {"sampler__num_steps": 1, "tiling__grid": "shifted"},
     "balanced": {},
-    "best": {"sampler__num_samples": 4, "sampler__mirror": True},
+    "best": {"sampler__num_steps": 4, "sampler__num_samples": 4, "sampler__mirror": True},
 }
 """For networks that put out the clean image, or a residual: one step is a restoration already."""
 

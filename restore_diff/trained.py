@@ -43,13 +43,14 @@ def load_experiment(checkpoint: Path | None) -> tuple[Path, ExperimentConfig, We
 
 
 def trained_network(config: ExperimentConfig, weights: Weights, device: torch.device) -> UNet:
-    """Raises WeightsError where names or shapes of the weights are not those of the config's network."""
+    """Raises WeightsError where names, shapes or types of the weights are not those of the config's network."""
     with torch.device("meta"), build.settings_of("model"):
         model = UNet(config.model)
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    found = {name: tensor.shape for name, tensor in weights.tensors.items()}
+    expected = {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
+    found = {name: (tensor.shape, tensor.dtype) for name, tensor in weights.tensors.items()}
     if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
-        raise WeightsError(f"the weights do not fit the network of their config: {first_names(wrong)}")
+        names = first_names([name[:100] for name in wrong])
+        raise WeightsError(f"the weights do not fit the network of their config: {names}")
     model.load_state_dict(weights.tensors, assign=True)
     memory_format = torch.channels_last if device.type == "cuda" else torch.contiguous_format
     return model.to(device, memory_format=memory_format).eval()  # type: ignore[call-overload]
@@ -93,7 +94,7 @@ def trained_restorer(
 def describe(path: Path, config: ExperimentConfig, weights: Weights, device: torch.device, precision: str) -> str:
     """`weights runs/derain (step 3000)  ddim 4 steps  whole images  cpu float32`"""
     tile = config.tiling.tile_size_px
-    cost = network_pixels(*TYPICAL_SIZE, tile, config.tiling.tile_overlap_px, config.tiling.grid == "shifted")
+    cost = network_pixels(*TYPICAL_SIZE, config.tiling)
     tiles = f"tiles of {tile} px ({cost:.2f} network pixels per pixel at 720x480)" if tile else "whole images"
     steps = f"{config.sampler.name} {config.sampler.num_steps} steps"
     if config.sampler.num_samples > 1:

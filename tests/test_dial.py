@@ -12,7 +12,7 @@ RECIPES = ["derain.yaml", "dehaze.yaml", "weatherdiff64.yaml"]
 def cost(config) -> float:
     """Network pixels per pixel of a 720 x 480 photograph."""
     tiling, sampler = config.tiling, config.sampler
-    per_call = network_pixels(480, 720, tiling.tile_size_px, tiling.tile_overlap_px, tiling.grid == "shifted")
+    per_call = network_pixels(480, 720, tiling)
     return per_call * sampler.num_steps * sampler.num_samples
 
 

@@ -8,7 +8,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from restore_diff.restoration.config import TilingConfig
+
 Window = Literal["hann", "box"]
+
+LEAST_SHRUNK_PX = 256
+"""Networks are trained on crops up to this size, so the size of a tile above it means nothing to them."""
 
 
 class Cuts(NamedTuple):
@@ -22,14 +27,21 @@ class Cuts(NamedTuple):
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # What is kept must also serve a caller outside inference mode.
-def overlapping_cuts(length: int, tile: int, overlap: int, window: Window, device: torch.device) -> Cuts:
+def overlapping_cuts(
+    length: int, tile: int, overlap: int, window: Window, device: torch.device, multiple: int = 1
+) -> Cuts:
     """Tiles that overlap by at least `overlap`, evenly spaced; an axis shorter than a tile is one tile.
 
     "hann": neighbours fade into each other along their overlap (squared sine, a Hann window's flank), and nothing fades
     at the image's own border. "box": all tiles at a position count alike, as in Oezdenizci and Legenstein (2023).
+
+    Large "hann" tiles are made as small, in steps of `multiple`, as their number allows.
     """
     tile = min(tile, length)
     num_gaps = math.ceil((length - tile) / (tile - overlap)) if length > tile else 0
+    if num_gaps and window == "hann":
+        needed = max(math.ceil((length + num_gaps * overlap) / (num_gaps + 1)), LEAST_SHRUNK_PX)
+        tile = min(tile, math.ceil(needed / multiple) * multiple)
     starts = tuple(gap * (length - tile) // max(num_gaps, 1) for gap in range(num_gaps + 1))
 
     windows = torch.ones(len(starts), tile, dtype=torch.float64)
@@ -64,13 +76,16 @@ def shifted_cuts(length: int, tile: int, shift: float, device: torch.device) -> 
     return Cuts(starts, weights.to(device))
 
 
-def network_pixels(height: int, width: int, tile: int, overlap: int, shifted: bool) -> float:
+def cuts_of(length: int, config: TilingConfig, shift: float, device: torch.device, multiple: int = 1) -> Cuts:
+    """The cuts of one axis that the settings ask for."""
+    if config.grid == "shifted":
+        return shifted_cuts(length, config.tile_size_px, shift, device)
+    return overlapping_cuts(length, config.tile_size_px, config.tile_overlap_px, config.window, device, multiple)
+
+
+def network_pixels(height: int, width: int, config: TilingConfig) -> float:
     """Pixels that the network computes in one call over an image, per pixel of the image."""
-    if not tile:
+    if not config.tile_size_px:
         return 1.0
-    device = torch.device("cpu")
-    axes = (
-        shifted_cuts(side, tile, 0.0, device) if shifted else overlapping_cuts(side, tile, overlap, "hann", device)
-        for side in (height, width)
-    )
+    axes = (cuts_of(side, config, 0.0, torch.device("cpu")) for side in (height, width))
     return math.prod(cuts.weights.numel() for cuts in axes) / (height * width)

@@ -7,7 +7,7 @@ from einops import rearrange
 
 from restore_diff.diffusion.prediction import Predictor
 from restore_diff.restoration.config import TilingConfig
-from restore_diff.restoration.grid import Cuts, overlapping_cuts, shifted_cuts
+from restore_diff.restoration.grid import Cuts, cuts_of
 from restore_diff.tensors import Images, Timesteps
 
 BATCHES_AT_ONCE = 4
@@ -38,6 +38,7 @@ class TiledPredictor:
             raise ValueError(f"tile_size_px={tile} must be a multiple of {size_multiple}, which the network needs")
         self.predictor = predictor
         self.config = config
+        self.size_multiple = size_multiple
         self._num_calls = 0
 
     def __call__(self, x_t: Images, t: Timesteps, degraded: Images | None) -> Images:
@@ -66,20 +67,13 @@ class TiledPredictor:
             outputs.append(output.float())
         return torch.cat(outputs)[: len(tiles)]
 
-    def _cuts(self, x_t: Images) -> tuple[Cuts, Cuts]:
-        config = self.config
-        if config.grid == "shifted":
-            shifts = [math.modf(self._num_calls * step)[0] for step in SHIFTS]
-            rows, columns = (
-                shifted_cuts(length, config.tile_size_px, shift, x_t.device)
-                for length, shift in zip(x_t.shape[-2:], shifts, strict=True)
-            )
-        else:
-            rows, columns = (
-                overlapping_cuts(length, config.tile_size_px, config.tile_overlap_px, config.window, x_t.device)
-                for length in x_t.shape[-2:]
-            )
-        return rows, columns
+    def _cuts(self, x_t: Images) -> list[Cuts]:
+        """Of the rows and of the columns."""
+        shifts = [math.modf(self._num_calls * step)[0] for step in SHIFTS]
+        return [
+            cuts_of(length, self.config, shift, x_t.device, self.size_multiple)
+            for length, shift in zip(x_t.shape[-2:], shifts, strict=True)
+        ]
 
 
 def _batch(values: torch.Tensor, first: int, size: int) -> torch.Tensor:

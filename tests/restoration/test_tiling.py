@@ -1,6 +1,7 @@
 """Tiles cover every pixel, with weights that sum to one, so that tiling changes nothing it should not."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -195,26 +196,35 @@ def test_in_a_box_window_all_tiles_at_a_pixel_count_alike():
 
 
 @pytest.mark.parametrize(
-    ("size", "tile", "overlap", "shifted", "expected"),
+    ("size", "settings", "expected"),
     [
-        ((512, 512), 64, 48, False, 841 * 64**2 / 512**2),  # WeatherDiffusion's stride of 16
-        ((512, 512), 64, 16, False, 121 * 64**2 / 512**2),
-        ((480, 720), 256, 32, False, 2 * 4 * 256**2 / (480 * 720)),
-        ((512, 512), 128, 0, False, 1.0),
-        ((480, 720), 256, 0, True, 2 * 3 * 256**2 / (480 * 720)),
-        ((480, 720), 0, 0, False, 1.0),
+        ((512, 512), {"tile_size_px": 64, "tile_overlap_px": 48}, 841 * 64**2),  # WeatherDiffusion's stride of 16
+        ((512, 512), {"tile_size_px": 64, "tile_overlap_px": 16}, 121 * 64**2),
+        ((480, 720), {"tile_size_px": 256, "tile_overlap_px": 32}, 2 * 4 * 256**2),
+        ((816, 1224), {"tile_size_px": 1024, "tile_overlap_px": 32}, 2 * 816 * 628),  # no larger than two need to be
+        ((816, 1224), {"tile_size_px": 1024, "tile_overlap_px": 32, "window": "box"}, 2 * 816 * 1024),
+        ((512, 512), {"tile_size_px": 128, "tile_overlap_px": 0}, 512**2),
+        ((480, 720), {"tile_size_px": 256, "grid": "shifted"}, 2 * 3 * 256**2),
+        ((480, 720), {"tile_size_px": 0}, 480 * 720),
     ],
 )
-def test_the_cost_counts_the_pixels_that_the_network_computes(size, tile, overlap, shifted, expected):
-    assert network_pixels(*size, tile, overlap, shifted) == pytest.approx(expected)
-    if tile:
+def test_the_cost_counts_the_pixels_that_the_network_computes(size, settings, expected):
+    config = TilingConfig(**settings, tiles_per_batch=1)
+    assert network_pixels(*size, config) == pytest.approx(expected / math.prod(size))
+    if config.tile_size_px:
         seen = []
-        config = TilingConfig(
-            tile_size_px=tile, tile_overlap_px=overlap, grid="shifted" if shifted else "overlapping", tiles_per_batch=1
+        TiledPredictor(lambda x, t, d: seen.append(x[0].numel()) or x, config, 1)(
+            torch.zeros(1, 1, *size), torch.zeros(1), None
         )
-        x_t = torch.zeros(1, 1, *size)
-        TiledPredictor(lambda x, t, d: seen.append(x[0].numel()) or x, config, 1)(x_t, torch.zeros(1), None)
-        assert sum(seen) / x_t.numel() == pytest.approx(expected)
+        assert sum(seen) == expected
+
+
+def test_tiles_that_are_made_smaller_still_fit_the_network_and_overlap_enough():
+    for length in range(1025, 3000, 7):
+        starts, weights = overlapping_cuts(length, 1024, 32, "hann", CPU, multiple=8)
+        assert weights.shape[1] % 8 == 0
+        assert weights.shape[1] >= 256
+        assert max(right - left for left, right in itertools.pairwise(starts)) <= weights.shape[1] - 32
 
 
 def test_no_more_tiles_are_cut_out_at_a_time_than_a_few_batches():
