@@ -96,7 +96,7 @@ def repeated_overrides(overrides: Sequence[str]) -> list[str]:
         if key in last:
             repeated[key] = value
         last[key] = value
-    return [f"note: {key} is given more than once; {value[:60]} counts" for key, value in repeated.items()]
+    return [f"{key} is given more than once; {value[:60]} counts" for key, value in repeated.items()]
 
 
 def config_from_dict(values: dict[str, Any], sources: Sequence[Source] = ()) -> ExperimentConfig:

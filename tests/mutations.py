@@ -39,7 +39,7 @@ def survives(mutation: tuple[str, str, str, str]) -> str:
         (Path(folder) / file).write_text(text.replace(old, new))
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", test]
         environment = {**os.environ, "PYTHONPATH": folder, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False)
     return "" if done.returncode == 1 else f"not caught by {test} (pytest exit {done.returncode})"
 
 

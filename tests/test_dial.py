@@ -36,3 +36,11 @@ def test_a_stepwise_network_is_at_least_ten_times_cheaper_than_its_recipe():
 
 def test_every_quality_is_in_both_tables():
     assert tuple(DIRECT) == tuple(STEPWISE) == QUALITIES
+
+
+def test_a_stepwise_network_is_smooth_at_the_borders_of_its_tiles():
+    config = load_config(["weatherdiff64.yaml"])
+    assert config.tiling.window == "box"
+    for quality in QUALITIES:
+        tiling = at_quality(config, quality).tiling
+        assert tiling.grid == "shifted" or (tiling.window == "hann" and tiling.tile_overlap_px >= 16)

@@ -6,7 +6,7 @@ import sys
 from restore_diff.commands.arguments import device, hyphenated
 from restore_diff.commands.console import complain
 from restore_diff.commands.exit_codes import BAD_USAGE, INTERRUPTED, OK
-from restore_diff.config import ConfigError, load_config, repeated_overrides, to_yaml
+from restore_diff.config import ConfigError, load_config, to_yaml
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,8 +18,6 @@ def main(argv: list[str] | None = None) -> int:
     except ConfigError as error:
         complain("train.py", error)
         return BAD_USAGE
-    for note in repeated_overrides(args.overrides):
-        complain("train.py", note)
     if args.print_config:
         print(to_yaml(config), end="")
         return OK

@@ -14,7 +14,7 @@ from restore_diff.commands.errors import USER_ERRORS
 from restore_diff.commands.exit_codes import BAD_USAGE, OK, STOPPED
 from restore_diff.commands.scoring import Choice, score_test_set, set_folder, tell, validation
 from restore_diff.commands.training_data import record_data
-from restore_diff.config import ConfigError, ExperimentConfig, to_dict, to_yaml
+from restore_diff.config import ConfigError, ExperimentConfig, repeated_overrides, to_dict, to_yaml
 from restore_diff.data.copies import shared_clean_images
 from restore_diff.data.finding import PairList
 from restore_diff.data.loading import TrainingBatches
@@ -74,6 +74,7 @@ def _train(
 
     say(f"restore_diff {__version__}  torch {torch.__version__}  {_machine(device, processes.num)}")
     say(*_data_lines(config, training_pairs, validation_pairs, test_pairs, batches))
+    say(*(f"note    {note}" for note in repeated_overrides(args.overrides)))
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     say(f"model   {millions:.2f} M parameters, {config.diffusion.prediction} output")
     if args.dry_run:

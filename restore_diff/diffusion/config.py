@@ -16,7 +16,7 @@ class ScheduleConfig:
     name: Literal["linear", "cosine", "sigmoid", "quadratic"] = Field(
         default="linear", description="how noise grows with t"
     )
-    num_timesteps: int = Field(default=1000, ge=2, description="T, the number of noise levels")
+    num_timesteps: int = Field(default=1000, ge=2, le=1_000_000, description="T, the number of noise levels")
     beta_start: float = Field(default=1e-4, gt=0, lt=1, description="first beta of linear and quadratic, for T = 1000")
     beta_end: float = Field(default=0.02, gt=0, lt=1, description="last beta of linear and quadratic, for T = 1000")
 
@@ -59,7 +59,7 @@ class SamplerConfig:
     )
     eta: float = Field(default=0.0, ge=0, le=1, description="ddim: 0 is deterministic, 1 is ancestral DDPM")
     clip: bool = Field(default=True, description="clip the estimate of the clean image to [-1, 1] at each step")
-    num_samples: int = Field(default=1, ge=1, description="restorations that are averaged")
+    num_samples: int = Field(default=1, ge=1, le=10_000, description="restorations that are averaged")
     mirror: bool = Field(default=False, description="every other of these of the mirrored image, mirrored back")
 
     @model_validator(mode="after")

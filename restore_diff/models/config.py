@@ -1,17 +1,19 @@
 """Settings of the U-Net."""
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from typing import Annotated
+
+from pydantic import Field, NonNegativeInt
 
 from restore_diff.schema import settings
 
 
 @settings
 class UNetConfig:
-    base_channels: int = Field(default=128, ge=8, multiple_of=2, description="channels at full resolution")
-    channel_multipliers: tuple[PositiveInt, ...] = Field(
-        default=(1, 2, 3, 4), min_length=1, description="one per level"
+    base_channels: int = Field(default=128, ge=8, le=8192, multiple_of=2, description="channels at full resolution")
+    channel_multipliers: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
+        default=(1, 2, 3, 4), min_length=1, max_length=12, description="one per level"
     )
-    num_blocks: int = Field(default=2, ge=1, description="residual blocks per level")
+    num_blocks: int = Field(default=2, ge=1, le=64, description="residual blocks per level")
     attention_levels: tuple[NonNegativeInt, ...] = Field(
         default=(2,), description="with self-attention; level i: 1/2^i size"
     )

@@ -21,6 +21,7 @@ class DamagedCheckpoint(ValueError):
 
     def __init__(self, path: Path, name: str, error: Exception | str):
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).partition("\n")[0]
+        reason = reason if len(reason) <= 200 else f"{reason[:197]}..."  # parsers quote what they choke on
         super().__init__(f"checkpoint {path.name} damaged ({name}: {reason})")
 
 

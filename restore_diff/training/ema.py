@@ -57,7 +57,8 @@ class ExponentialMovingAverage:
 @torch.no_grad()
 def _copy_into(targets: dict[str, Tensor], sources: dict[str, Tensor]) -> None:
     if targets.keys() != sources.keys():
-        raise ValueError(f"names of weights differ: {', '.join(sorted(targets.keys() ^ sources.keys())[:3])}, ...")
+        names = [name[:100] for name in sorted(targets.keys() ^ sources.keys())[:3]]
+        raise ValueError(f"names of weights differ: {', '.join(names)}, ...")
     for name, target in targets.items():
         if target.shape != sources[name].shape:
             raise ValueError(f"{name}: shape {tuple(sources[name].shape)} where the model has {tuple(target.shape)}")

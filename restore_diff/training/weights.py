@@ -59,7 +59,7 @@ def load_weights(path: Path) -> Weights:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         require_finite(tensors)
     except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path}: not a safetensors file ({error}); pickles are never opened") from error
+        raise WeightsError(f"{path}: not a safetensors file ({str(error)[:200]}); pickles are never opened") from error
     except ValidationError as error:
         raise WeightsError(f"{path}: its metadata is damaged ({error.errors()[0]['msg']})") from error
     except ValueError as error:

@@ -57,8 +57,8 @@ MUTATIONS = [
     ),
     (
         "restore_diff/restoration/folder.py",
-        "job.source.name)[0]",
-        "str(job.source))[0]",
+        "job.source.name).cpu()",
+        "str(job.source)).cpu()",
         "tests/restoration/test_folder.py::test_the_noise_of_an_image_belongs_to_its_file_name",
     ),
     (
@@ -93,8 +93,21 @@ MUTATIONS = [
     ),
     (
         "restore_diff/commands/restore.py",
-        "names=[name], seed=args.seed",
-        "names=[name]",
+        "restorer.restore(image, names=[name], seed=args.seed)",
+        "restorer.restore(image, names=[name])",
         "tests/commands/test_restore.py::test_a_single_file_gives_the_same_as_in_its_folder",
+    ),
+    (
+        "restore_diff/restoration/folder.py",
+        "/ WHITE_UNCERTAINTY).clamp(0, 1)",
+        "* WHITE_UNCERTAINTY).clamp(0, 1)",
+        "tests/restoration/test_folder.py"
+        "::test_the_uncertainty_is_drawn_from_black_to_a_standard_deviation_of_a_tenth",
+    ),
+    (
+        "restore_diff/dial.py",
+        '"tiling__window": "hann"',
+        '"tiling__window": "box"',
+        "tests/test_dial.py::test_a_stepwise_network_is_smooth_at_the_borders_of_its_tiles",
     ),
 ]

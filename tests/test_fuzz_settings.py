@@ -1,0 +1,21 @@
+"""Some hundred damaged configs and checkpoints; `python tests/fuzz_settings.py` tries two thousand of each."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="measures processes as Linux does")
+@pytest.mark.parametrize(("kind", "num"), [("config", 400), ("checkpoint", 40)])
+def test_damaged_settings_are_read_or_refused_with_lines_for_a_user(kind, num):
+    program = Path(__file__).with_name("fuzz_settings.py")
+    command = [sys.executable, str(program), "--kind", kind, "--num", str(num), "--seed", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    _, cases, read, refused, *_ = done.stdout.splitlines()[1].split()
+    assert int(cases) == num
+    assert int(read) > num / 40
+    assert int(refused) > num / 10
