@@ -101,8 +101,7 @@ MUTATIONS = [
         "restore_diff/restoration/folder.py",
         "/ WHITE_UNCERTAINTY).clamp(0, 1)",
         "* WHITE_UNCERTAINTY).clamp(0, 1)",
-        "tests/restoration/test_folder.py"
-        "::test_the_uncertainty_is_drawn_from_black_to_a_standard_deviation_of_a_tenth",
+        "tests/restoration/test_folder.py::test_the_uncertainty_is_drawn_from_black_to_a_standard_deviation_of_a_tenth",
     ),
     (
         "restore_diff/dial.py",

@@ -1,0 +1,265 @@
+"""Trains a network whose states do not fit one GPU: weights, gradients, averages and moments are sharded by FSDP2.
+
+torchrun --standalone --nproc-per-node=2 examples/train_sharded.py --cfg derain.yaml --cfg sizes/large.yaml
+
+A plain loop, with the batches, noise levels, noise, loss and rates of train.py. It neither validates nor tests: score
+runs/NAME/weights.safetensors, written at the end, with test.py --ckpt. The same command again goes on from the newest
+checkpoint in runs/NAME/sharded/, on any number of processes that divides the batch; a signal ends it without saving.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from restore_diff import build, trained
+from restore_diff.commands.arguments import device
+from restore_diff.commands.console import complain, logging_to_console, printing
+from restore_diff.commands.errors import USER_ERRORS
+from restore_diff.commands.exit_codes import BAD_USAGE, OK
+from restore_diff.config import ConfigError, ExperimentConfig, load_config, to_dict, to_yaml
+from restore_diff.data.samples import Batch
+from restore_diff.diffusion.gaussian import draw_noise, draw_timesteps
+from restore_diff.evaluation.sharing import sharing
+from restore_diff.files import sync_folder, write_durably
+from restore_diff.models.layers import ResidualBlock, SelfAttention
+from restore_diff.randomness import mix
+from restore_diff.tensors import to_model_range
+from restore_diff.training.changes import require_same_experiment
+from restore_diff.training.checkpoint import PARTIAL
+from restore_diff.training.checkpoint_folder import newest_kept, newest_valid, prune, tidy
+from restore_diff.training.checkpoint_state import MAX_STATE_BYTES, DamagedCheckpoint, read_at_most
+from restore_diff.training.distributed import PATIENCE, OtherProcessFailed, Processes
+from restore_diff.training.ema import ExponentialMovingAverage
+from restore_diff.training.optimisation import learning_rate
+from restore_diff.training.optimizer_state import load_optimizer_tensors, optimizer_tensors
+from restore_diff.training.run_folder import RunFolder
+from restore_diff.training.run_log import RunLog, Silence
+from restore_diff.training.stops import TrainingStopped
+from restore_diff.training.weights import save_weights
+
+MANIFEST = "manifest.json"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("--cfg", action="append", required=True, metavar="FILE", help="as for train.py")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="win over the files")
+    parser.add_argument("--fresh", action="store_true", help="start anew; an earlier run of this name is set aside")
+    parser.add_argument("--device", type=device, default="auto", metavar="auto|cpu|cuda")
+    args = parser.parse_intermixed_args()
+    speaks = True
+    try:
+        config = load_config(args.cfg, args.overrides)
+        with logging_to_console(), sharing() as share, printing(share.is_first):
+            place = _device(args.device, config, share.num_ranks)
+            processes = Processes(share.rank, share.num_ranks, place)
+            speaks = processes.is_first  # from here on it hears of what any process raises
+            with processes.together():
+                train(config, args.fresh, place, processes)
+        return OK
+    except (TrainingStopped, OtherProcessFailed, *USER_ERRORS) as error:
+        if speaks:
+            complain("train_sharded.py", error)
+        return getattr(error, "exit_code", BAD_USAGE)
+
+
+def train(config: ExperimentConfig, fresh: bool, place: torch.device, processes: Processes) -> None:
+    """From the newest checkpoint to the last step and the weights file."""
+    settings = config.training
+    pairs, _ = build.training_sets(config)
+    with build.settings_of("training"):
+        batches = build.batches(config, pairs, processes.rank, processes.num)
+    run = RunFolder(trained.RUNS / config.name)
+    with run if processes.is_first else nullcontext():
+        if processes.is_first and fresh:
+            run.set_aside()
+        with RunLog(run.path) if processes.is_first else nullcontext(Silence()) as log:
+            training = ShardedTraining(config, place, processes, run.path / "sharded")
+            start = training.resume(log)
+            if processes.is_first:
+                run.record_start(to_yaml(config), sys.argv, place)
+            log.begin(start, settings.num_steps, settings.batch_size)
+            samples = batches.iter_from(start)
+            for step in range(start, settings.num_steps):
+                loss, gradient_norm = training.advance(step, list(islice(samples, settings.num_micro_batches)))
+                log.step_done()
+                is_last = step + 1 == settings.num_steps
+                if is_last or (step + 1) % settings.log_every_steps == 0:
+                    log.training(step + 1, loss, learning_rate(settings, step), gradient_norm)
+                if is_last or (step + 1) % settings.save_every_steps == 0:
+                    training.save(step + 1)
+            log.end()
+        averages = training.whole_averages()
+        if processes.is_first:
+            save_weights(run.path / "weights.safetensors", averages, to_dict(config), max(start, settings.num_steps))
+        processes.wait()  # torchrun ends all once one has left
+
+
+class ShardedTraining:
+    """A part of the weights, averages and moments, and what is done with all parts together."""
+
+    def __init__(self, config: ExperimentConfig, place: torch.device, processes: Processes, folder: Path):
+        self._config, self._place, self._processes, self._folder = config, place, processes, folder
+        self._diffusion = build.diffusion(config)
+        self._model = sharded(build.network(config), place).train()
+        self._ema = ExponentialMovingAverage(self._model, config.training.ema_decay)
+        settings = config.training
+        self._optimizer = torch.optim.AdamW(
+            self._model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+
+    def advance(self, num_steps_done: int, batches: Sequence[Batch]) -> tuple[float, float]:
+        """One optimizer step; the loss and the gradient's norm. Raises TrainingStopped before weights go bad."""
+        settings = self._config.training
+        torch.manual_seed(mix(self._config.seed, "dropout", num_steps_done, self._processes.rank))
+        self._optimizer.zero_grad()
+        mine = torch.zeros((), device=self._place)
+        for batch in batches:
+            part = self._loss(num_steps_done, batch)
+            (part * self._processes.num).backward()  # FSDP2 takes means over the processes, where a sum belongs
+            mine += part.detach()
+        norm = nn.utils.clip_grad_norm_(self._model.parameters(), settings.max_gradient_norm)
+        loss, gradient_norm = float(self._processes.all_losses(mine).sum()), float(whole(norm))
+        if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
+            values = f"loss {loss}, gradient norm {gradient_norm} at step {num_steps_done + 1}"
+            raise TrainingStopped(num_steps_done + 1, f"{values}; {newest_kept(self._folder)}")
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(settings, num_steps_done)
+        self._optimizer.step()
+        self._ema.update(num_steps_done + 1)
+        return loss, gradient_norm
+
+    def _loss(self, num_steps_done: int, batch: Batch) -> Tensor:
+        """The part of the global batch's mean loss that comes from these samples."""
+        config, total = self._config, self._config.training.batch_size
+        clean, degraded = (to_model_range(images.to(self._place)) for images in (batch.clean, batch.degraded))
+        first, num = batch.positions[0] - num_steps_done * total, len(batch.positions)
+        num_timesteps = self._diffusion.schedule.num_timesteps
+        t = draw_timesteps(config.diffusion.timesteps, first, num, total, num_timesteps, config.seed, num_steps_done)
+        epsilon = draw_noise(clean, batch.positions, config.seed)
+        with torch.autocast(self._place.type, torch.bfloat16, enabled=config.training.precision == "bfloat16"):
+            return self._diffusion.loss(self._model, clean, degraded, t.to(self._place), epsilon).sum() / total
+
+    def save(self, step: int) -> None:
+        """Each process writes its part, the first publishes all by one rename. Raises TrainingStopped."""
+        final = self._folder / f"{step:08d}"
+        partial = self._folder / f"{PARTIAL}{final.name}"
+        try:
+            if self._processes.is_first:
+                partial.mkdir(parents=True)
+            self._processes.wait()
+            # Of the writers of torch, the one that uses no pickle.
+            save(self._tensors(), storage_writer=HuggingFaceStorageWriter(str(partial), save_distributed=True))
+            if self._processes.is_first:
+                manifest = {"step": step, "config": to_dict(self._config), "files": _sizes(partial)}
+                write_durably(partial / MANIFEST, json.dumps(manifest, indent=1).encode())
+                sync_folder(partial)
+                partial.rename(final)
+                sync_folder(self._folder)
+                prune(self._folder, self._config.training.num_checkpoints_kept, best_step=None)
+        except (OSError, CheckpointException) as error:
+            kept = newest_kept(self._folder)
+            raise TrainingStopped(step, f"checkpoint {final.name} not saved: {_reason(error)}; {kept}") from error
+        self._processes.wait()
+
+    def resume(self, log: RunLog | Silence) -> int:
+        """Load the newest complete checkpoint, of any number of processes; the steps done. Raises ConfigChanged."""
+        found = newest_valid(self._folder, read_manifest, log.line) if self._processes.is_first else None
+        manifest = self._processes.gather(found)[0]
+        step = manifest["step"] if manifest else 0
+        if manifest:
+            changes = require_same_experiment(manifest["config"], to_dict(self._config))
+            self._load(self._folder / f"{step:08d}", step)
+            log.line(f"resumed from checkpoint {step:08d}" + (f"; changed: {changes}" if changes else ""))
+        if self._processes.is_first:
+            tidy(self._folder, step, log.line)
+        return step
+
+    def _load(self, path: Path, step: int) -> None:
+        shards = dict(self._model.named_parameters())
+        start = {f"{name}/{key}": torch.zeros_like(part) for name, part in shards.items() for key in MOMENTS}
+        start |= {f"{name}/step": torch.tensor(float(step)) for name in shards}
+        load_optimizer_tensors(self._model, self._optimizer, start)
+        try:
+            load(self._tensors(), storage_reader=HuggingFaceStorageReader(str(path)))  # in place
+        except CheckpointException as error:
+            raise DamagedCheckpoint(path, "a part", _reason(error)) from error
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All that a checkpoint keeps. The optimizer's step counters are the number of steps done."""
+        moments = optimizer_tensors(self._model, self._optimizer)
+        groups = {"model": self._model.state_dict(), "ema": self._ema.weights, "optimizer": moments}
+        named = {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+        return {name: tensor for name, tensor in named.items() if not name.endswith("/step")}
+
+    def whole_averages(self) -> dict[str, Tensor]:
+        """The averaged weights, gathered one by one, on the CPU of the first process; empty on the others."""
+        gathered = ((name, whole(part)) for name, part in self._ema.weights.items())
+        return {name: tensor.cpu() for name, tensor in gathered if self._processes.is_first}
+
+
+def sharded(model: nn.Module, place: torch.device) -> nn.Module:
+    """The network, each process holding a part of each weight. It is moved to the device block by block."""
+    group: Any = distributed.new_group(backend="nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
+    mesh = DeviceMesh.from_group(group, place.type)
+    # Not UpBlock: it takes skips off its caller's list, of which FSDP2 would hand it a copy.
+    blocks = [module for module in model.modules() if isinstance(module, ResidualBlock | SelfAttention)]
+    for module in (*blocks, model):
+        fully_shard(module, mesh=mesh)
+    return model
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All processes' parts of a tensor; they all have to ask for it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any]:
+    """Raises DamagedCheckpoint where a file is missing or has another length. Contents have no checksums."""
+    try:
+        manifest = json.loads(read_at_most(checkpoint / MANIFEST, MAX_STATE_BYTES))
+        if manifest["files"] != _sizes(checkpoint) or manifest["step"] != int(checkpoint.name):
+            raise ValueError("files or their lengths are not those that were saved")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(checkpoint, MANIFEST, error) from error
+    return manifest
+
+
+def _sizes(checkpoint: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in sorted(checkpoint.glob("*.safetensors"))}
+
+
+def _reason(error: Exception | CheckpointException) -> str:
+    cause = next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
+    return str(cause).partition("\n")[0]
+
+
+def _device(name: str, config: ExperimentConfig, num_processes: int) -> torch.device:
+    """Raises DeviceError, ConfigError."""
+    place = build.select_device(name)
+    if num_processes == 1 or place.type == "mps" or place.index is not None:
+        raise build.DeviceError("needs several processes, started with torchrun, on cuda, a GPU each, or on cpu")
+    if config.training.precision == "float16" or config.training.compile:
+        raise ConfigError(["training: float16 and compile are not for sharded training; use bfloat16, float32"])
+    return place
+
+
+if __name__ == "__main__":  # data workers may import this file
+    raise SystemExit(main())
