@@ -32,18 +32,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt", type=Path)
     parser.add_argument("--megapixels", type=float, nargs="+", default=[0.06, 0.25, 1, 4, 16])
+    parser.add_argument("--tile", type=int, default=512, help="side of a tile in px")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--limit-gib", type=float, help="of the address space beyond what the libraries take")
     parser.add_argument("--one", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.one is not None:
-        print(json.dumps(measure(args.ckpt, args.one, args.repeats, args.limit_gib)))
+        print(json.dumps(measure(args.ckpt, args.one, args.tile, args.repeats, args.limit_gib)))
         return
     rate = best_rate()
     rows = []
     for megapixels in args.megapixels:
-        command = [sys.executable, __file__, "--one", str(megapixels), "--repeats", str(args.repeats)]
+        command = [
+            sys.executable,
+            __file__,
+            "--one",
+            str(megapixels),
+            "--tile",
+            str(args.tile),
+            "--repeats",
+            str(args.repeats),
+        ]
         command += ["--ckpt", str(args.ckpt)] if args.ckpt else []
         command += ["--limit-gib", str(args.limit_gib)] if args.limit_gib else []
         row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -60,10 +70,12 @@ def main() -> None:
         args.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def measure(checkpoint: Path | None, megapixels: float, repeats: int, limit_gib: float | None) -> dict[str, float]:
+def measure(
+    checkpoint: Path | None, megapixels: float, tile: int, repeats: int, limit_gib: float | None
+) -> dict[str, float]:
     height = round(math.sqrt(megapixels * 1e6 * 2 / 3))
     width = round(megapixels * 1e6 / height)
-    restorer, _ = trained.load_restorer(checkpoint, device="cpu")
+    restorer, _ = trained.load_restorer(checkpoint, device="cpu", tile_size_px=tile)
     small = torch.rand(1, 3, 64, 64)
     restorer.restore(small, ["warm-up"])
     if limit_gib:

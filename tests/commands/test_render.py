@@ -29,7 +29,7 @@ DENSE = "data.rain.density=[0.02,0.03]"
 
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path, monkeypatch):
+def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
