@@ -83,14 +83,23 @@ class Restorer:
         restored in bands of rows. Raises ValueError for images or names of another form, FloatingPointError when
         float32 fails as well.
         """
-        return self.restore_with_spread(degraded, names, seed).images
+        if self.samples.number > 1:
+            return self.restore_with_spread(degraded, names, seed).images
+        _check(degraded, names)
+        with torch.inference_mode():
+            restored = self._sample(degraded, names, seed)
+        # An ordinary tensor: one made in inference mode refuses in-place changes outside it.
+        return restored.clone() if restored.is_inference() else restored
 
     def restore_with_spread(self, degraded: Images, names: Sequence[str], seed: int = 0) -> Restoration:
         """As `restore`, and how far the samples lie apart: 0 where there is but one."""
+        if self.samples.number == 1:
+            restored = self.restore(degraded, names, seed)
+            return Restoration(restored, torch.zeros_like(restored))
         _check(degraded, names)
         with torch.inference_mode():
             mean = self._sample(degraded, names, seed)
-            squares = torch.zeros_like(mean) if self.samples.number > 1 else mean.new_zeros(()).expand_as(mean)
+            squares = torch.zeros_like(mean)
             for further in range(1, self.samples.number):  # Welford (1962): exact where samples are nearly equal
                 if self.samples.mirror and further % 2:
                     sample = self._sample(degraded.flip(-1), names, seed + further).flip(-1)
@@ -99,8 +108,7 @@ class Restorer:
                 change = sample - mean
                 mean += change / (further + 1)
                 squares += change.square_().mul_(further / (further + 1))
-            spread = (squares / max(self.samples.number - 1, 1)).sqrt()
-        # Ordinary tensors: those made in inference mode refuse in-place changes outside it.
+            spread = squares.div_(self.samples.number - 1).sqrt_()
         return Restoration(mean.clone(), spread.clone())
 
     def _sample(self, degraded: Images, names: Sequence[str], seed: int) -> Images:
@@ -109,7 +117,8 @@ class Restorer:
         cuts = bands(height, width)
         if len(cuts.starts) == 1:
             return self._sample_finite(degraded, Noise(degraded.shape[1:], names, seed, rows=(0, height)))
-        restored = torch.zeros_like(degraded, dtype=torch.float32)
+        with torch.inference_mode(False):  # an ordinary tensor from the start: a copy of a large image is one too many
+            restored = torch.zeros_like(degraded, dtype=torch.float32)
         for start, weight in zip(cuts.starts, cuts.weights, strict=True):
             rows = slice(start, start + len(weight))
             noise = Noise(degraded.shape[1:], names, seed, rows=(rows.start, rows.stop))
