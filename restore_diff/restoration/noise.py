@@ -8,7 +8,7 @@ import torch
 from restore_diff.randomness import generator
 from restore_diff.tensors import Images
 
-ROWS_AT_ONCE = 4096
+ROWS_AT_ONCE = 1024
 """Rows drawn by one generator: a part of a large image has its noise without that of the whole."""
 
 
