@@ -11,6 +11,7 @@ and a checkpoint that is taken though its bytes are not what was saved are findi
 
 import argparse
 import multiprocessing
+import os
 import random
 import resource
 import signal
@@ -21,6 +22,7 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a forked child waits for its parent's threads for ever
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).parent)]
 
 import fuzz_checkpoints  # noqa: E402
