@@ -12,7 +12,6 @@ CLONE is a clone of https://github.com/IGITUGraz/WeatherDiffusion. Parts (`--onl
 import argparse
 import json
 import time
-import types
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
+from weatherdiffusion_code import NUM_STEPS, PATCH, load_source, their_network, their_sampler
 
 from restore_diff import build, trained
 from restore_diff.config import ExperimentConfig, load_config
@@ -40,7 +40,6 @@ from restore_diff.restoration.noise import Noise
 from restore_diff.restoration.restorer import Restorer
 from restore_diff.training.optimisation import Optimisation
 
-PATCH, STRIDE, NUM_STEPS = 64, 16, 25
 OURS = {
     "same grid": ({}, {"tile_size_px": 64, "tile_overlap_px": 48, "window": "box"}),
     "smooth window, 16 px overlap": ({}, {"tile_size_px": 64, "tile_overlap_px": 16}),
@@ -193,52 +192,6 @@ def restorer(config: ExperimentConfig, model: UNet, sampling: dict[str, Any], ti
     settings = replace(config.sampler, **{"num_steps": NUM_STEPS, "spacing": "leading", "clip": False, **sampling})
     sampler = SAMPLERS["ddim"](NoiseSchedule(config.schedule), config.diffusion.prediction, settings)
     return Restorer(model, sampler, TilingConfig(**tiling), model.size_multiple, "cpu")
-
-
-def their_sampler(clone: Path) -> Callable[..., Tensor]:
-    """Their `generalized_steps_overlapping` of the linear schedule, on the device of its input instead of "cuda"."""
-    source = load_source(
-        clone / "utils/sampling.py", drop=("import utils.logging",), edit=("to('cuda')", "to(x.device)")
-    )
-
-    def sample(
-        network: Callable[..., Tensor],
-        degraded: Tensor,
-        noise: Tensor,
-        num_steps: int = NUM_STEPS,
-    ) -> Tensor:
-        rows, columns = (range(0, side - PATCH + 1, STRIDE) for side in degraded.shape[-2:])
-        corners = [(row, column) for row in rows for column in columns]
-        levels, betas = range(0, 1000, 1000 // num_steps), torch.linspace(1e-4, 0.02, 1000)
-        steps = source.generalized_steps_overlapping
-        xs, _ = steps(noise, degraded, levels, network, betas, corners=corners, p_size=PATCH)
-        return ((xs[-1] + 1) / 2).clamp(0, 1)
-
-    return sample
-
-
-def their_network(clone: Path) -> torch.nn.Module:
-    """Of their configs/allweather.yml."""
-    model = types.SimpleNamespace(
-        ch=128,
-        out_ch=3,
-        ch_mult=[1, 2, 3, 4],
-        num_res_blocks=2,
-        attn_resolutions=[16],
-        dropout=0.0,
-        in_channels=3,
-        resamp_with_conv=True,
-    )
-    config = types.SimpleNamespace(data=types.SimpleNamespace(image_size=PATCH, conditional=True), model=model)
-    return load_source(clone / "models/unet.py").DiffusionUNet(config).eval()
-
-
-def load_source(path: Path, drop: tuple[str, ...] = (), edit: tuple[str, str] = ("", "")) -> types.ModuleType:
-    """A file of theirs as a module, without the lines that hold one of `drop`."""
-    lines = [line for line in path.read_text().splitlines() if not any(part in line + "\n" for part in drop)]
-    module = types.ModuleType(path.stem)
-    exec(compile("\n".join(lines).replace(*edit), str(path), "exec"), module.__dict__)
-    return module
 
 
 def in_turn(actions: list[Callable[[], Any]], repeats: int) -> tuple[list[float], list[Any]]:

@@ -75,6 +75,7 @@ class SplitConfig:
 
     @model_validator(mode="after")
     def has_files_or_parts(self) -> Self:
+        """Either layouts, with the number of pairs published, or parts, which bring their own."""
         if bool(self.layouts) == bool(self.parts):
             raise ValueError("a split has either layouts or parts")
         if self.layouts and self.num_pairs is None:

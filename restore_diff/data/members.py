@@ -74,6 +74,7 @@ class _Member(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` from the position on; the number of bytes. OSError where the tar was cut off meanwhile."""
         view = memoryview(buffer).cast("B")
         wanted = max(0, min(len(view), self._place.length - self._position))
         data = os.pread(self._descriptor.number, wanted, self._place.first + self._position)

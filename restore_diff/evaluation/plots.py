@@ -85,6 +85,7 @@ class _Axes:
         self.x_low, self.x_high = min(places) / 1.12, max(places) * 1.12
 
     def draw_all(self) -> None:
+        """Grid, labels, then the curves over them."""
         for value in nice_ticks(self.y_low, self.y_high):
             self._line((self.left, self._y(value)), (self.right, self._y(value)), GRID)
             self._text((self.left - 6, self._y(value)), f"{value:.4g}", "rm")
