@@ -137,7 +137,7 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 def test_torchrun_shares_the_images_and_a_bad_one_of_one_process_does_not_end_the_other(photos):
     """torchrun ends all processes when one ends with an exit code: so each waits for the others."""
     (photos / "bad.png").touch()
-    more = "def before(name): print('at', os.environ['RANK'], name, file=sys.stderr, flush=True)"
+    more = "def before(name): sys.stderr.write(f'at {os.environ[\"RANK\"]} {name}\\n')"
     done = run(photos, "--json", "-", more=more, launcher=TORCHRUN)
     assert done.returncode != 0
     found = json.loads(done.stdout)
