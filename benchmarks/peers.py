@@ -34,7 +34,7 @@ from restore_diff.diffusion.samplers import SAMPLERS
 from restore_diff.diffusion.schedule import NoiseSchedule
 from restore_diff.interop.diffusers import unet2d_config
 from restore_diff.metrics.fidelity import psnr
-from restore_diff.models.unet import UNet
+from restore_diff.models.networks import Network
 from restore_diff.restoration.config import TilingConfig
 from restore_diff.restoration.noise import Noise
 from restore_diff.restoration.restorer import Restorer
@@ -187,7 +187,7 @@ PARTS = {
 }
 
 
-def restorer(config: ExperimentConfig, model: UNet, sampling: dict[str, Any], tiling: dict[str, Any]) -> Restorer:
+def restorer(config: ExperimentConfig, model: Network, sampling: dict[str, Any], tiling: dict[str, Any]) -> Restorer:
     """Their 25 leading steps without clipping, but for what is given."""
     settings = replace(config.sampler, **{"num_steps": NUM_STEPS, "spacing": "leading", "clip": False, **sampling})
     sampler = SAMPLERS["ddim"](NoiseSchedule(config.schedule), config.diffusion.prediction, settings)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,13 +26,15 @@ from restore_diff.data.weather.raindrop import RaindropRenderer
 from restore_diff.data.weather.renderer import WeatherRenderer
 from restore_diff.data.weather.snow import SnowRenderer
 from restore_diff.diffusion.gaussian import GaussianDiffusion
+from restore_diff.diffusion.prediction import Predictor
 from restore_diff.diffusion.samplers import SAMPLERS
 from restore_diff.diffusion.schedule import NoiseSchedule
 from restore_diff.evaluation.scoring import Scorer
+from restore_diff.hints import hints
 from restore_diff.metrics.perceptual import LPIPS, find_lpips_weights
 from restore_diff.metrics.protocols import select_protocols
 from restore_diff.metrics.weights import MetricUnavailable
-from restore_diff.models.unet import UNet
+from restore_diff.models.networks import Network, make_network
 from restore_diff.randomness import mix
 from restore_diff.restoration.restorer import Restorer, Samples
 
@@ -62,11 +65,11 @@ def select_precision(name: str, device: torch.device) -> Literal["float32", "bfl
     return name
 
 
-def network(config: ExperimentConfig) -> UNet:
+def network(config: ExperimentConfig) -> Network:
     """The untrained network, its first weights drawn from the seed."""
     with torch.random.fork_rng(devices=[]), settings_of("model"):
         torch.manual_seed(mix(config.seed, "weights"))
-        return UNet(config.model)
+        return make_network(config.model)
 
 
 def schedule(config: ExperimentConfig) -> NoiseSchedule:
@@ -81,13 +84,27 @@ def diffusion(config: ExperimentConfig) -> GaussianDiffusion:
 
 
 def restorer(
-    config: ExperimentConfig, model: UNet, device: torch.device, precision: Literal["float32", "bfloat16", "float16"]
+    config: ExperimentConfig,
+    model: Network,
+    device: torch.device,
+    precision: Literal["float32", "bfloat16", "float16"],
+    weather: str | None = None,
 ) -> Restorer:
-    """Restores with the weights that `model` has when called; `model` is on `device`, in evaluation mode."""
+    """Restores with the weights that `model` has when called; `model` is on `device`, in evaluation mode.
+
+    `weather`: what all photographs are said to show, e.g. "rain+haze". ConfigError where the network takes no hint.
+    """
+    predictor: Predictor = model
+    if weather is not None:
+        if not config.model.hint:
+            raise ConfigError(
+                ["--weather: these weights cannot be told the weather (model.hint is false); leave it out"]
+            )
+        predictor = partial(model, weather=hints([weather]).to(device))
     with settings_of("sampler"):
         sampler = SAMPLERS[config.sampler.name](schedule(config), config.diffusion.prediction, config.sampler)
     samples = Samples(config.sampler.num_samples, config.sampler.mirror)
-    return Restorer(model, sampler, config.tiling, model.size_multiple, device, precision, samples)
+    return Restorer(predictor, sampler, config.tiling, model.size_multiple, device, precision, samples)
 
 
 def renderer(config: DataConfig, pairs: Sequence[PairPath] = ()) -> WeatherRenderer | None:

@@ -20,7 +20,7 @@ from restore_diff.config_source import ConfigError, Source, read_override, read_
 from restore_diff.data.config import DataConfig
 from restore_diff.diffusion.config import DiffusionConfig, SamplerConfig, ScheduleConfig
 from restore_diff.evaluation.config import EvaluationConfig
-from restore_diff.models.config import UNetConfig
+from restore_diff.models.config import NetworkConfig
 from restore_diff.restoration.config import TilingConfig
 from restore_diff.schema import settings
 from restore_diff.training.config import TrainingConfig
@@ -46,7 +46,7 @@ class ExperimentConfig:
     data: DataConfig = Field(default_factory=DataConfig)
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
     diffusion: DiffusionConfig = Field(default_factory=DiffusionConfig)
-    model: UNetConfig = Field(default_factory=UNetConfig)
+    model: NetworkConfig = Field(default_factory=NetworkConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     sampler: SamplerConfig = Field(default_factory=SamplerConfig)
     tiling: TilingConfig = Field(default_factory=TilingConfig)

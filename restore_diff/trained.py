@@ -8,32 +8,34 @@ from restore_diff import build
 from restore_diff.config import ConfigError, ExperimentConfig, config_from_dict
 from restore_diff.data.listing import first_names
 from restore_diff.dial import at_quality
-from restore_diff.models.unet import UNet
+from restore_diff.models.networks import Network, make_network
 from restore_diff.restoration.grid import network_pixels
 from restore_diff.restoration.restorer import Restorer
 from restore_diff.training.weights import Weights, WeightsError, load_checkpoint_weights
 
 RUNS = Path("runs")
+SHIPPED = Path(__file__).resolve().parent / "weights" / "all_weather.safetensors"
+"""Weights for all weathers that come with the package; docs/model_card.md says what they are."""
+SHIPPED_NAME = Path("shipped")
 TYPICAL_SIZE = (480, 720)
 
 
-def newest_run(runs: Path = RUNS) -> Path:
-    """The run folder that was written to last. Raises WeightsError where there is none with a checkpoint."""
+def newest_run(runs: Path = RUNS) -> Path | None:
+    """The run folder that was written to last; None where there is none with a checkpoint."""
     found = [path for path in runs.glob("*/checkpoints") if any(path.glob("[0-9]*"))]
-    if not found:
-        raise WeightsError(
-            f"no trained run in {runs}/: train one with `python train.py --cfg derain.yaml`, or name weights by --ckpt"
-        )
-    return max(found, key=lambda path: path.stat().st_mtime).parent
+    return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
 
 
 def load_experiment(checkpoint: Path | None) -> tuple[Path, ExperimentConfig, Weights]:
-    """The config and averaged weights of a checkpoint, a weights file, or a run; of the newest run if None is named."""
-    path = checkpoint or newest_run()
-    if not path.exists():
+    """The config and averaged weights of a checkpoint, a weights file, or a run.
+
+    Of the newest run if None is named, and where there is none, or for the path "shipped", those of the package.
+    """
+    path = checkpoint or newest_run() or SHIPPED_NAME
+    if not path.exists() and path != SHIPPED_NAME:
         raise WeightsError(f"{path}: no such checkpoint, weights file or run folder")
     try:
-        weights = load_checkpoint_weights(path)
+        weights = load_checkpoint_weights(SHIPPED if path == SHIPPED_NAME and not path.exists() else path)
         return path, config_from_dict(weights.config), weights
     except ConfigError as error:
         problems = "; ".join(error.problems)
@@ -42,10 +44,10 @@ def load_experiment(checkpoint: Path | None) -> tuple[Path, ExperimentConfig, We
         raise WeightsError(str(error)) from error
 
 
-def trained_network(config: ExperimentConfig, weights: Weights, device: torch.device) -> UNet:
+def trained_network(config: ExperimentConfig, weights: Weights, device: torch.device) -> Network:
     """Raises WeightsError where names, shapes or types of the weights are not those of the config's network."""
     with torch.device("meta"), build.settings_of("model"):
-        model = UNet(config.model)
+        model = make_network(config.model)
     expected = {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
     found = {name: (tensor.shape, tensor.dtype) for name, tensor in weights.tensors.items()}
     if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
@@ -66,6 +68,7 @@ def load_restorer(
     sampler: str | None = None,
     tile_size_px: int | None = None,
     tile_overlap_px: int | None = None,
+    weather: str | None = None,
 ) -> tuple[Restorer, str]:
     """A restorer with the weights of a checkpoint, and one line that describes it; None: as the config says."""
     path, config, weights = load_experiment(checkpoint)
@@ -79,16 +82,25 @@ def load_restorer(
         "tiling__tile_overlap_px": tile_overlap_px,
     }
     config = build.with_overrides(config, **{name: value for name, value in given.items() if value is not None})
-    return trained_restorer(path, config, weights, build.select_device(device), precision)
+    return trained_restorer(path, config, weights, build.select_device(device), precision, weather)
 
 
 def trained_restorer(
-    path: Path, config: ExperimentConfig, weights: Weights, device: torch.device, precision: str = "auto"
+    path: Path,
+    config: ExperimentConfig,
+    weights: Weights,
+    device: torch.device,
+    precision: str = "auto",
+    weather: str | None = None,
 ) -> tuple[Restorer, str]:
-    """A restorer with these weights, which come from `path`, and one line that describes it."""
+    """A restorer with these weights, which come from `path`, and one line that describes it.
+
+    `weather`: what the photographs are said to show; None: nothing is said.
+    """
     dtype = build.select_precision(precision, device)
     model = trained_network(config, weights, device)
-    return build.restorer(config, model, device, dtype), describe(path, config, weights, device, dtype)
+    restorer = build.restorer(config, model, device, dtype, weather)
+    return restorer, describe(path, config, weights, device, dtype)
 
 
 def describe(path: Path, config: ExperimentConfig, weights: Weights, device: torch.device, precision: str) -> str:

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "restore_diff"
-LEAVES = {"tensors", "schema", "randomness", "files", "provenance", "memory"}
+LEAVES = {"tensors", "hints", "schema", "randomness", "files", "provenance", "memory"}
 MAY_IMPORT = {
     "tensors": set(),
+    "hints": {"randomness"},
     "schema": set(),
     "randomness": set(),
     "files": set(),

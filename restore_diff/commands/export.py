@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from restore_diff.commands.arguments import path
+from restore_diff.commands.arguments import CHECKPOINT, path
 from restore_diff.commands.console import complain, say
 from restore_diff.commands.exit_codes import BAD_USAGE, INTERRUPTED, OK
 
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
         source, config, weights = load_experiment(args.ckpt)
         say(f"weights {source} (step {weights.step})")
         trained_network(config, weights, torch.device("cpu"))  # refuses weights of another network
-        EXPORTS[args.format](args.output, config, weights)
+        EXPORTS[args.format](args, config, weights)
     except (*USER_ERRORS, DiffusersError, OnnxError) as error:
         complain(PROGRAM, error)
         return BAD_USAGE
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     return OK
 
 
-def _to_onnx(output: Path, config: "ExperimentConfig", weights: "Weights") -> None:
+def _to_onnx(args: argparse.Namespace, config: "ExperimentConfig", weights: "Weights") -> None:
     import torch
 
     from restore_diff import build
@@ -55,28 +55,30 @@ def _to_onnx(output: Path, config: "ExperimentConfig", weights: "Weights") -> No
     model = trained_network(config, weights, torch.device("cpu"))
     alpha_bar = build.schedule(config).alpha_bar
     exported = to_onnx(model, sampling_notes(config, alpha_bar, model.size_multiple, weights.step))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    replace_atomically(output, exported.content)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    replace_atomically(args.output, exported.content)
     say(
         f"checked by onnxruntime at two sizes and two batch sizes: at most {exported.difference:.1e} of the "
         "output's scale from torch",
-        f"{output}: x_t, t, degraded -> output; height and width multiples of {model.size_multiple}, range -1 to 1",
+        f"{args.output}: x_t, t, degraded -> output; sizes in multiples of {model.size_multiple}, range -1 to 1",
     )
 
 
-def _to_diffusers(output: Path, config: "ExperimentConfig", weights: "Weights") -> None:
+def _to_diffusers(args: argparse.Namespace, config: "ExperimentConfig", weights: "Weights") -> None:
     from restore_diff.interop.diffusers import save_diffusers
 
-    save_diffusers(output, config, weights)
-    say(f"{output}: diffusers.UNet2DModel.from_pretrained; its sample is torch.cat([degraded, x_t], dim=1)")
+    save_diffusers(args.output, config, weights)
+    say(f"{args.output}: diffusers.UNet2DModel.from_pretrained; its sample is torch.cat([degraded, x_t], dim=1)")
 
 
-def _to_safetensors(output: Path, config: "ExperimentConfig", weights: "Weights") -> None:
+def _to_safetensors(args: argparse.Namespace, config: "ExperimentConfig", weights: "Weights") -> None:
     from restore_diff.config import to_dict
     from restore_diff.training.weights import save_weights
 
+    output: Path = args.output
     output.parent.mkdir(parents=True, exist_ok=True)
-    save_weights(output, weights.tensors, to_dict(config), weights.step)
+    card = args.card.read_text(encoding="utf-8") if args.card else ""
+    save_weights(output, weights.tensors, to_dict(config), weights.step, args.half, card)
     say(f"{output}: python restore.py -i your_photos -o restored --ckpt {output}")
 
 
@@ -108,9 +110,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="onnx: one file, checked against torch; diffusers: a folder for UNet2DModel; "
         "safetensors: one file that restore.py and test.py read",
     )
-    parser.add_argument(
-        "--ckpt", type=path, metavar="PATH", help="a run, a checkpoint or a weights file; default: the newest run"
-    )
+    parser.add_argument("--ckpt", type=path, metavar="PATH", help=CHECKPOINT)
     parser.add_argument("-o", "--output", type=path, required=True, metavar="PATH", help="file or folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace what stands at the output")
-    return parser.parse_args(argv)
+    parser.add_argument("--half", action="store_true", help="safetensors: half the size, as float16")
+    parser.add_argument("--card", type=path, metavar="FILE", help="safetensors: a model card to put into the file")
+    args = parser.parse_args(argv)
+    if args.format != "safetensors" and (args.half or args.card):
+        parser.error("--half and --card are for safetensors")
+    return args

@@ -144,6 +144,7 @@ def _load(args: argparse.Namespace) -> "Restore":
         sampler=args.sampler,
         tile_size_px=None if args.tile == "auto" else args.tile,
         tile_overlap_px=args.tile_overlap,
+        weather=None if args.weather == "auto" else args.weather,
     )
     if not args.quiet:
         say(description)

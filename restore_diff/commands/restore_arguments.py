@@ -3,7 +3,18 @@
 import argparse
 import re
 
-from restore_diff.commands.arguments import QUALITIES, SAMPLERS, count, device, dtype, path, pixels, tile
+from restore_diff.commands.arguments import (
+    CHECKPOINT,
+    QUALITIES,
+    SAMPLERS,
+    WEATHERS,
+    count,
+    device,
+    dtype,
+    path,
+    pixels,
+    tile,
+)
 from restore_diff.files import printable
 
 
@@ -28,7 +39,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "-o", "--output", type=path, required=True, metavar="OUT", help="a folder, or a file for a single image"
     )
-    parser.add_argument("--ckpt", type=path, metavar="PATH", help="checkpoint or run folder (default: the newest run)")
+    parser.add_argument("--ckpt", type=path, metavar="PATH", help=CHECKPOINT)
     _add_restoring(parser)
     _add_files(parser)
     _add_many(parser)
@@ -44,6 +55,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def _add_restoring(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how it is restored (default: as the checkpoint's config says)")
     how.add_argument("--quality", choices=QUALITIES, help="one dial: sets steps, tiles and samples (docs/speed.md)")
+    how.add_argument(
+        "--weather",
+        choices=WEATHERS,
+        default="auto",
+        help="what the photographs show, for weights that can be told; auto: they see for themselves",
+    )
     how.add_argument("--steps", type=count(1), metavar="N", help="network calls per image")
     how.add_argument("--sampler", choices=SAMPLERS)
     how.add_argument(

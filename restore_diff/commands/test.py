@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from restore_diff.commands.arguments import METRICS, QUALITIES, count, device, dtype, hyphenated, path, tile
+from restore_diff.commands.arguments import CHECKPOINT, METRICS, QUALITIES, count, device, dtype, hyphenated, path, tile
 from restore_diff.commands.console import complain
 from restore_diff.commands.exit_codes import INTERRUPTED
 
@@ -57,9 +57,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 def _add_subjects(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what is scored")
-    what.add_argument(
-        "--ckpt", type=path, metavar="PATH", help="checkpoint, weights or run folder (default: newest run)"
-    )
+    what.add_argument("--ckpt", type=path, metavar="PATH", help=CHECKPOINT)
     what.add_argument(
         "--data",
         type=path,

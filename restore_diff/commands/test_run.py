@@ -148,6 +148,8 @@ def _lpips(config: ExperimentConfig, args: argparse.Namespace) -> str | None:
 
 def _reports_of(checkpoint: Path) -> Path:
     """test/ in the run folder that a checkpoint is of; for a weights file, a folder beside it."""
+    if checkpoint == trained.SHIPPED_NAME and not checkpoint.exists():
+        return Path("scores") / checkpoint
     if checkpoint.is_file():
         return checkpoint.with_name(f"{checkpoint.stem}_test")
     run = checkpoint.resolve().parents[1] if checkpoint.resolve().parent.name == "checkpoints" else checkpoint

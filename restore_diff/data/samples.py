@@ -1,5 +1,6 @@
 """The training samples of a run by their position: a crop, turned and degraded, for any position at the same cost."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from restore_diff.data.names import PairPath
 from restore_diff.data.order import Order
 from restore_diff.data.pairs import Renderer
 from restore_diff.data.transforms import augment, pad_to
+from restore_diff.data.weather.config import Weather
+from restore_diff.data.weather.renderer import WeatherRenderer
 from restore_diff.randomness import generator, mix
 from restore_diff.tensors import Images
 
@@ -29,6 +32,8 @@ class Batch(NamedTuple):
     degraded: Images
     positions: list[int]
     names: list[str]
+    weathers: Sequence[Weather | None] = ()
+    """What was rendered on each; None where its own degraded picture was read."""
     damaged: tuple[str, ...] = ()
     """What is wrong with the files whose pairs others have replaced here."""
 
@@ -65,11 +70,18 @@ class Samples:
         clean = torch.stack([crop[0] for crop in crops]).float() / 255
         degraded = torch.stack([crop[-1] for crop in crops]).float() / 255
         rendered = [row for row, crop in enumerate(crops) if len(crop) == 1]
+        weathers: list[Weather | None] = [None] * len(crops)
         if rendered:
             assert self.render is not None
             seeds = [mix(self.seed, "weather", positions[row]) for row in rendered]
-            degraded[rendered] = self.render(clean[rendered], seeds, [pairs[row].weather for row in rendered])
-        return Batch(clean, degraded, positions, [pair.name for pair in pairs], tuple(damaged))
+            kinds: Sequence[Weather | None] = [pairs[row].weather for row in rendered]
+            if isinstance(self.render, WeatherRenderer):
+                kinds = self.render.kinds(seeds, kinds)
+            degraded[rendered] = self.render(clean[rendered], seeds, kinds)
+            for row, kind in zip(rendered, kinds, strict=True):
+                weathers[row] = kind
+        names = [pair.name for pair in pairs]
+        return Batch(clean, degraded, positions, names, weathers, tuple(damaged))
 
     def _read(self, place: int) -> _Read:
         """The pair at this place of the order; if damaged files are skipped, the next one whose files are whole."""

@@ -35,6 +35,12 @@ class DiffusionConfig:
     snr_max: float = Field(
         default=5.0, gt=0, description="snr_clamp: greatest weight on the squared error of the clean image"
     )
+    relative_floor: float = Field(
+        default=0.0,
+        ge=0,
+        description="above 0: each sample's loss is divided by this plus the mean square of degraded - clean, in "
+        "[-1, 1], so that light and heavy degradations count alike",
+    )
     p2_k: float = Field(default=1.0, gt=0, description="p2: k of 1 / (k + SNR)^gamma")
     p2_gamma: float = Field(default=1.0, ge=0, description="p2: gamma of 1 / (k + SNR)^gamma")
     timesteps: TimestepDraw = Field(default="stratified", description="how a batch draws its t")

@@ -39,7 +39,10 @@ class GaussianDiffusion:
         output = predictor(self.add_noise(clean, t, epsilon), t, degraded)
         signal, noise = self.schedule.signal(t, clean), self.schedule.noise(t, clean)
         error = epsilon_error(self.config.prediction, output, clean, epsilon, signal, noise, degraded)
-        return self._penalty(self._weight(t, clean).sqrt() * error).flatten(1).mean(1)
+        loss = self._penalty(self._weight(t, clean).sqrt() * error).flatten(1).mean(1)
+        if not self.config.relative_floor or degraded is None:
+            return loss
+        return loss / (self.config.relative_floor + (degraded - clean).square().flatten(1).mean(1))
 
     def _weight(self, t: Timesteps, like: Images) -> Tensor:
         """The weight on the squared error of epsilon. That of the clean image has SNR times as much."""

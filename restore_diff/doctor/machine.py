@@ -148,10 +148,10 @@ def _existing(folder: Path) -> Path:
 def _disk(config: ExperimentConfig, is_chosen: bool, runs: Path) -> Check:
     import torch
 
-    from restore_diff.models.unet import UNet
+    from restore_diff.models.networks import make_network
 
     with torch.device("meta"):
-        num_parameters = sum(parameter.numel() for parameter in UNet(config.model).parameters())
+        num_parameters = sum(parameter.numel() for parameter in make_network(config.model).parameters())
     num_files = config.training.num_checkpoints_kept + 2  # the best one, and the one that is being written
     one = num_parameters * BYTES_PER_PARAMETER
     free = shutil.disk_usage(_existing(runs)).free

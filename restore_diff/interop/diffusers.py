@@ -6,7 +6,7 @@ from typing import Any
 
 from restore_diff.config import ExperimentConfig, to_dict
 from restore_diff.files import replace_atomically
-from restore_diff.models.config import UNetConfig
+from restore_diff.models.config import NetworkConfig
 from restore_diff.models.layers import NORM_EPSILON
 from restore_diff.training.weights import Weights, save_weights
 
@@ -18,8 +18,14 @@ class DiffusersError(ValueError):
     """diffusers has no network like this one."""
 
 
-def unet2d_config(config: UNetConfig) -> dict[str, Any]:
+def unet2d_config(config: NetworkConfig) -> dict[str, Any]:
     """The settings of the UNet2DModel that computes the same from cat([degraded, x_t]). Raises DiffusersError."""
+    if config.kind != "unet":
+        raise DiffusersError(f"diffusers has no network of model.kind={config.kind}; export onnx takes it")
+    if config.hint:
+        raise DiffusersError(
+            "diffusers' UNet2DModel takes no hint, and this network has model.hint; export onnx takes it"
+        )
     if config.unshuffle > 1:
         raise DiffusersError(
             f"diffusers' UNet2DModel has no pixel-unshuffle, and this network has model.unshuffle={config.unshuffle}; "

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from restore_diff.config import ExperimentConfig, to_dict
-from restore_diff.models.unet import UNet
+from restore_diff.models.networks import Network
 from restore_diff.randomness import generator
 from restore_diff.training.weights import METADATA_KEY
 
@@ -64,7 +64,7 @@ def sampling_notes(config: ExperimentConfig, alpha_bar: Tensor, size_multiple: i
     }
 
 
-def to_onnx(model: UNet, notes: dict[str, Any]) -> Exported:
+def to_onnx(model: Network, notes: dict[str, Any]) -> Exported:
     """Trace a conditional network, on the CPU in float32 and evaluation mode, and compare the file with it.
 
     Raises OnnxError where the extra `onnx` is missing, the network too large, or the two differ by over TOLERANCE.
@@ -83,7 +83,7 @@ def to_onnx(model: UNet, notes: dict[str, Any]) -> Exported:
     return Exported(content, difference)
 
 
-def _traced(model: UNet, notes: dict[str, Any]) -> bytes:
+def _traced(model: Network, notes: dict[str, Any]) -> bytes:
     multiple = model.size_multiple
     height, width = (_multiple_of(multiple, name) for name in ("height", "width"))
     images = {0: torch.export.Dim("batch"), 2: height, 3: width}
@@ -112,7 +112,7 @@ def _multiple_of(multiple: int, name: str) -> Any:
     return torch.export.Dim(name) if multiple == 1 else multiple * torch.export.Dim(f"{name}_div_{multiple}")
 
 
-def _difference(model: UNet, content: bytes) -> float:
+def _difference(model: Network, content: bytes) -> float:
     """The largest over two sizes and two sizes of a batch, none of them that of the trace. Raises OnnxError."""
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as errors  # type: ignore[attr-defined]
@@ -132,7 +132,7 @@ def _difference(model: UNet, content: bytes) -> float:
         raise OnnxError(f"onnxruntime {onnxruntime.__version__} cannot run the file: {reason}") from error
 
 
-def _largest_difference(model: UNet, session: Any) -> float:
+def _largest_difference(model: Network, session: Any) -> float:
     multiple, differences = model.size_multiple, []
     for batch in (1, 3):
         for height, width in ((4 * multiple, 3 * multiple), (multiple, 5 * multiple)):
@@ -146,7 +146,7 @@ def _largest_difference(model: UNet, session: Any) -> float:
     return torch.stack(differences).max().item()  # nan where one is
 
 
-def _inputs(model: UNet, batch: int, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+def _inputs(model: Network, batch: int, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     random = generator(0, "onnx", batch, height, width)
     # Two tensors: the tracer takes one that comes twice for one input.
     x_t = torch.randn(batch, model.config.image_channels, height, width, generator=random)

@@ -1,6 +1,6 @@
-"""Settings of the U-Net."""
+"""Settings of the networks."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt
 
@@ -8,12 +8,14 @@ from restore_diff.schema import settings
 
 
 @settings
-class UNetConfig:
+class NetworkConfig:
+    kind: Literal["unet", "nafnet"] = Field(default="unet", description="nafnet: blocks of gates, for a CPU")
     base_channels: int = Field(default=128, ge=8, le=8192, multiple_of=2, description="channels at full resolution")
     channel_multipliers: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
         default=(1, 2, 3, 4), min_length=1, max_length=12, description="one per level"
     )
     num_blocks: int = Field(default=2, ge=1, le=64, description="residual blocks per level")
+    mid_blocks: int = Field(default=4, ge=1, le=64, description="nafnet: blocks at the smallest size")
     attention_levels: tuple[NonNegativeInt, ...] = Field(
         default=(2,), description="with self-attention; level i: 1/2^i size"
     )
@@ -26,5 +28,6 @@ class UNetConfig:
     unshuffle: int = Field(
         default=1, ge=1, le=8, description="work at 1/unshuffle of the size, space folded into channels"
     )
+    hint: bool = Field(default=False, description="can be told the weather, and learns to do without")
     image_channels: int = Field(default=3, ge=1, description="channels of x_t and of the output")
     condition_channels: int = Field(default=3, ge=0, description="channels of the degraded image; 0: no condition")

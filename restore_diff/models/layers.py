@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from restore_diff.hints import KINDS
 from restore_diff.tensors import Images, Timesteps
 
 NORM_EPSILON = 1e-6  # Ho et al.'s; diffusers' default is 1e-5
 
-Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
+Layer = TypeVar("Layer", bound="nn.Conv2d | nn.Linear")
 
 
 def zeroed(layer: Layer) -> Layer:
@@ -49,6 +50,19 @@ class TimeEmbedding(nn.Module):
         with torch.autocast(t.device.type, enabled=False):
             hidden = _wide_linear(self.linear_1, sinusoids(t, self.linear_1.in_features))
             return _wide_linear(self.linear_2, F.silu(hidden))
+
+
+class WeatherEmbedding(nn.Linear):
+    """Hints at the weather, rows of `hints.hints`, to what is added to the embedding of t; adds nothing at first."""
+
+    def __init__(self, embedding_channels: int):
+        super().__init__(len(KINDS), embedding_channels, bias=False)
+        zeroed(self)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(batch, embedding_channels), in float32 as the embedding of t is."""
+        with torch.autocast(input.device.type, enabled=False):
+            return F.linear(input.to(widened(self.weight).dtype), widened(self.weight))
 
 
 def _wide_linear(layer: nn.Linear, inputs: Tensor) -> Tensor:

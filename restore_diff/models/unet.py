@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from restore_diff.models.config import UNetConfig
+from restore_diff.models.config import NetworkConfig
+from restore_diff.models.inputs import check_inputs
 from restore_diff.models.layers import (
     NORM_EPSILON,
     Downsample,
@@ -12,6 +13,7 @@ from restore_diff.models.layers import (
     SelfAttention,
     TimeEmbedding,
     Upsample,
+    WeatherEmbedding,
     widened,
     zeroed,
 )
@@ -30,7 +32,7 @@ class UNet(nn.Module):
     Raises ValueError for a config whose numbers do not fit together.
     """
 
-    def __init__(self, config: UNetConfig):
+    def __init__(self, config: NetworkConfig):
         super().__init__()
         _check(config)
         self.config = config
@@ -40,6 +42,7 @@ class UNet(nn.Module):
 
         self.conv_in = nn.Conv2d((config.condition_channels + config.image_channels) * folded, widths[0], 3, padding=1)
         self.time_embedding = TimeEmbedding(widths[0], _embedding_channels(config))
+        self.weather_embedding = WeatherEmbedding(_embedding_channels(config)) if config.hint else None
         self.down_blocks = nn.ModuleList(DownBlock(config, level) for level in levels)
         self.mid_block = MidBlock(config)
         self.up_blocks = nn.ModuleList(UpBlock(config, level) for level in reversed(levels))
@@ -51,17 +54,22 @@ class UNet(nn.Module):
         """Height and width must be multiples of this."""
         return self.config.unshuffle * 2 ** (len(self.config.channel_multipliers) - 1)
 
-    def forward(self, x_t: Images, t: Timesteps, degraded: Images | None) -> Images:
+    def forward(self, x_t: Images, t: Timesteps, degraded: Images | None, weather: Tensor | None = None) -> Images:
         """The raw output, float32, in x_t's shape. `degraded` has x_t's size; None if the config has no condition.
+
+        `weather`: rows of `hints.hints`, one for all images or one each, for a config with `hint`; None: not known.
 
         Raises ValueError for a condition that is missing, superfluous or of another shape, and for a size that is no
         multiple of `size_multiple`.
         """
-        self._check_inputs(x_t, t, degraded)
+        check_inputs(self.config, self.size_multiple, x_t, t, degraded)
         inputs = x_t if degraded is None else torch.cat([degraded, x_t], dim=1)
         inputs = F.pixel_unshuffle(inputs.to(self.conv_in.weight.dtype), self.config.unshuffle)
         features = self.conv_in(inputs)
-        embedding = F.silu(self.time_embedding(t)).to(features.dtype)
+        embedding = self.time_embedding(t)
+        if self.weather_embedding is not None and weather is not None:
+            embedding = embedding + self.weather_embedding(weather)
+        embedding = F.silu(embedding).to(features.dtype)
 
         skips = [features]
         for block in self.down_blocks:
@@ -77,24 +85,11 @@ class UNet(nn.Module):
             weight, bias = widened(self.conv_out.weight), self.conv_out.bias
             return F.conv2d(features, weight, None if bias is None else widened(bias), padding=1)
 
-    def _check_inputs(self, x_t: Images, t: Timesteps, degraded: Images | None) -> None:
-        config, (batch, channels, height, width) = self.config, x_t.shape
-        given = 0 if degraded is None else degraded.shape[1]
-        if (channels, given) != (config.image_channels, config.condition_channels):
-            wanted = f"{config.image_channels} and {config.condition_channels}"
-            raise ValueError(f"x_t and degraded must have {wanted} channels, got {channels} and {given}")
-        if degraded is not None and (degraded.shape[0], *degraded.shape[2:]) != (batch, height, width):
-            raise ValueError(f"degraded must match x_t {tuple(x_t.shape)}, got {tuple(degraded.shape)}")
-        if t.shape != (batch,):
-            raise ValueError(f"t must have one entry per image, ({batch},), got {tuple(t.shape)}")
-        if height % self.size_multiple or width % self.size_multiple:
-            raise ValueError(f"height and width must be multiples of {self.size_multiple}, got {height} x {width}")
-
 
 class DownBlock(nn.Module):
     """The residual blocks of one level on the way down, then half the size unless it is the last level."""
 
-    def __init__(self, config: UNetConfig, level: int):
+    def __init__(self, config: NetworkConfig, level: int):
         super().__init__()
         widths = _widths(config)
         width = widths[level]
@@ -117,7 +112,7 @@ class DownBlock(nn.Module):
 class MidBlock(nn.Module):
     """Two residual blocks at the smallest size, with attention in between."""
 
-    def __init__(self, config: UNetConfig):
+    def __init__(self, config: NetworkConfig):
         super().__init__()
         width = _widths(config)[-1]
         self.resnets = nn.ModuleList(_residual(config, width, width) for _ in range(2))
@@ -131,7 +126,7 @@ class MidBlock(nn.Module):
 class UpBlock(nn.Module):
     """The residual blocks of one level on the way up, each reading a skip, then twice the size unless at full size."""
 
-    def __init__(self, config: UNetConfig, level: int):
+    def __init__(self, config: NetworkConfig, level: int):
         super().__init__()
         widths = _widths(config)
         below, width, above = widths[min(level + 1, len(widths) - 1)], widths[level], widths[max(level - 1, 0)]
@@ -151,23 +146,23 @@ class UpBlock(nn.Module):
         return features
 
 
-def _widths(config: UNetConfig) -> list[int]:
+def _widths(config: NetworkConfig) -> list[int]:
     return [config.base_channels * multiplier for multiplier in config.channel_multipliers]
 
 
-def _embedding_channels(config: UNetConfig) -> int:
+def _embedding_channels(config: NetworkConfig) -> int:
     return 4 * _widths(config)[0]
 
 
-def _residual(config: UNetConfig, in_channels: int, out_channels: int) -> ResidualBlock:
+def _residual(config: NetworkConfig, in_channels: int, out_channels: int) -> ResidualBlock:
     return ResidualBlock(in_channels, out_channels, _embedding_channels(config), config.num_groups, config.dropout)
 
 
-def _attention(config: UNetConfig, width: int, present: bool) -> SelfAttention | nn.Identity:
+def _attention(config: NetworkConfig, width: int, present: bool) -> SelfAttention | nn.Identity:
     return SelfAttention(width, config.head_channels, config.num_groups) if present else nn.Identity()
 
 
-def _check(config: UNetConfig) -> None:
+def _check(config: NetworkConfig) -> None:
     widths = _widths(config)
     for width in widths:
         if width % config.num_groups:

@@ -12,6 +12,8 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import AdamW
 
 from restore_diff.diffusion.gaussian import GaussianDiffusion, draw_noise, draw_timesteps
+from restore_diff.diffusion.prediction import Predictor
+from restore_diff.hints import hints_with_dropout
 from restore_diff.randomness import mix
 from restore_diff.tensors import Images, Timesteps, to_model_range
 from restore_diff.training.config import TrainingConfig
@@ -36,6 +38,10 @@ class TrainingBatch(Protocol):
 
     @property
     def names(self) -> list[str]: ...
+    @property
+    def weathers(self) -> Sequence[str | None]:
+        """What each shows, where that is known."""
+        ...
 
 
 def learning_rate(config: TrainingConfig, num_steps_done: int) -> float:
@@ -66,6 +72,7 @@ class Optimisation:
         processes: Processes = ALONE,
     ):
         self._memory_format = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        self._takes_hints = getattr(model, "weather_embedding", None) is not None
         self.model = model.to(device, memory_format=self._memory_format).train()  # type: ignore[call-overload]
         # Before the averages are copied from the weights, because all start from the first process's.
         self._network = processes.sharing_gradients(torch.compile(model) if config.compile else model)  # type: ignore[arg-type]
@@ -113,12 +120,21 @@ class Optimisation:
         kind, num_timesteps = self._diffusion.config.timesteps, self._diffusion.schedule.num_timesteps
         t = draw_timesteps(kind, first, num, total, num_timesteps, self._seed, num_steps_done)
         epsilon = draw_noise(clean, batch.positions, self._seed)
-        t = t.to(self.device, non_blocking=True)
-        return self._diffusion.loss(self._predict, clean, degraded, t, epsilon).sum() / total
+        predict = self._predictor(batch)
+        return self._diffusion.loss(predict, clean, degraded, self._on(t), epsilon).sum() / total
 
-    def _predict(self, x_t: Images, t: Timesteps, degraded: Images | None) -> Images:
-        with self._autocast():
-            return self._network(x_t, t, degraded).float()
+    def _predictor(self, batch: TrainingBatch) -> Predictor:
+        """The network, told the weather of some samples where it can be told."""
+        told = {}
+        if self._takes_hints:
+            positions, dropout = batch.positions, self._config.hint_dropout
+            told["weather"] = self._on(hints_with_dropout(batch.weathers, positions, dropout, self._seed))
+
+        def predict(x_t: Images, t: Timesteps, degraded: Images | None) -> Images:
+            with self._autocast():
+                return self._network(x_t, t, degraded, **told).float()
+
+        return predict
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self._config.precision == "float32":
@@ -132,6 +148,9 @@ class Optimisation:
         self.optimizer.found_inf = skip  # type: ignore[attr-defined]
         self.optimizer.step()
         self.scaler.update()
+
+    def _on(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)
 
     def _on_device(self, images: Images) -> Images:
         images = images.to(self.device, non_blocking=True, memory_format=self._memory_format)

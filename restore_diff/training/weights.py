@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors.torch
+import torch
 from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -38,16 +39,25 @@ class Metadata:
     step: int = Field(ge=0)
 
 
-def save_weights(path: Path, model_state: dict[str, Tensor], config: dict[str, Any], step: int) -> None:
-    """Write one safetensors file, whole or not at all."""
+def save_weights(
+    path: Path, model_state: dict[str, Tensor], config: dict[str, Any], step: int, half: bool = False, card: str = ""
+) -> None:
+    """Write one safetensors file, whole or not at all; `half`: its numbers in float16. `card`: a text for readers.
+
+    Raises NotFinite for weights that are not finite, or that float16 cannot hold.
+    """
+    if half:
+        model_state = {name: t.half() if t.is_floating_point() else t for name, t in model_state.items()}
     require_finite(model_state)
     # Loaders of other projects look for "format": "pt".
     metadata = {"format": "pt", METADATA_KEY: json.dumps({"config": config, "step": step}, allow_nan=False)}
+    if card:
+        metadata["model_card"] = card
     replace_atomically(path, safetensors.torch.save(on_cpu(model_state), metadata))
 
 
 def load_weights(path: Path) -> Weights:
-    """Read what `save_weights` wrote. Raises WeightsError, naming the path."""
+    """Read what `save_weights` wrote, float16 as float32. Raises WeightsError, naming the path."""
     if path.exists() and not path.is_file():  # a pipe would never end
         raise WeightsError(f"{path}: neither a file nor a folder")
     try:
@@ -56,7 +66,8 @@ def load_weights(path: Path) -> Weights:
             if not 0 < len(text) <= MAX_STATE_BYTES:
                 raise WeightsError(f"{path}: its metadata holds no config of this project")
             metadata = TypeAdapter(Metadata).validate_json(text)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors = {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in stored.items()}
         require_finite(tensors)
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path}: not a safetensors file ({str(error)[:200]}); pickles are never opened") from error

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_run import enter, run_test, run_train, scores, tree
 
@@ -13,7 +14,7 @@ from restore_diff.commands import export
 from restore_diff.config import config_from_dict, to_dict
 from restore_diff.interop import onnx as exporter
 from restore_diff.models.unet import UNet
-from restore_diff.training.weights import save_weights
+from restore_diff.training.weights import load_weights, save_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -146,8 +147,6 @@ def test_a_path_without_weights_is_told(capsys):
     Path("text").write_text("hello")
     assert run("safetensors", "o.safetensors", ckpt="text") == 2
     assert "text: not a safetensors file" in refusal(capsys)
-    assert export.main(["safetensors", "-o", "o.safetensors"]) == 2
-    assert "no trained run in runs/" in refusal(capsys)
 
 
 def test_ctrl_c_leaves_what_was_there(weights, monkeypatch, capsys):
@@ -179,3 +178,23 @@ def test_malformed_arguments_end_with_exit_code_2(arguments):
     with pytest.raises(SystemExit) as end:
         export.main(arguments)
     assert end.value.code == 2
+
+
+def test_half_precision_halves_the_file_and_a_card_goes_into_it(weights, capsys):
+    Path("card.md").write_text("# What it is", encoding="utf-8")
+    assert run("safetensors", "full.safetensors") == 0
+    assert run("safetensors", "half.safetensors", "--half", "--card", "card.md") == 0
+    with safe_open("half.safetensors", "pt") as file:
+        assert file.metadata()["model_card"] == "# What it is"
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}  # noqa: SIM118
+    full, half = load_weights(Path("full.safetensors")), load_weights(Path("half.safetensors"))
+    for name, tensor in half.tensors.items():
+        assert tensor.dtype == torch.float32
+        torch.testing.assert_close(tensor, full.tensors[name], rtol=2**-11, atol=2**-24)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        run("onnx", "o.onnx", "--half")
+    assert "--half and --card are for safetensors" in capsys.readouterr().err
+    assert run("safetensors", "o.safetensors", "--card", "absent.md") == 2
+    assert "absent.md" in refusal(capsys)
+    assert not Path("o.safetensors").exists()

@@ -271,13 +271,6 @@ def test_a_mistake_is_told_in_one_line(here, capsys, arguments, told):
     assert told in refused(capsys, *arguments)
 
 
-def test_where_nothing_is_trained_one_line_says_what_to_do(empty, capsys):
-    assert refused(capsys) == (
-        "test.py: no trained run in runs/: "
-        "train one with `python train.py --cfg derain.yaml`, or name weights by --ckpt"
-    )
-
-
 @pytest.mark.parametrize(
     "arguments",
     [

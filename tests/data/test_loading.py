@@ -196,3 +196,14 @@ def test_workers_are_out_of_reach_of_signals_to_the_process_group_and_end_with_t
     for worker in workers:
         worker.join(timeout=10)
         assert worker.exitcode == 0
+
+
+def test_a_batch_tells_what_was_rendered_on_each_image(photographs, negatives, data_config):
+    render = WeatherRenderer({"rain": 1.0, "none": 1.0}, {"rain": STREAKS}, camera=lambda images, seeds: images)
+    batch = joined(parts := take(TrainingBatches(photographs, render, data_config(), 8, 1, seed=0), 4))
+    weathers = [weather for part in parts for weather in part.weathers]
+    unchanged = (batch.clean == batch.degraded).flatten(1).all(1).tolist()
+    assert [weather == "none" for weather in weathers] == unchanged and 4 < sum(unchanged) < 28
+    assert set(weathers) == {"rain", "none"}
+    (part,) = take(TrainingBatches(negatives, render, data_config(), 8, 1, seed=0), 1)
+    assert part.weathers == [None] * 8

@@ -180,3 +180,21 @@ def test_a_loss_never_waits_for_a_cuda_device(kind):
         training.loss(lambda x_t, t, degraded: x_t, clean, degraded, t, draw_noise(clean, range(5), seed=0))
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_relative_loss_counts_each_sample_by_how_much_of_its_degradation_stays():
+    clean, epsilon, degraded = images(0), images(1), images(2)
+    weighting = {"prediction": "residual", "weighting": "snr_clamp", "snr_min": 1.0}
+
+    def untrained(x_t, t, degraded):
+        return torch.zeros_like(x_t)
+
+    plain = diffusion(**weighting).loss(untrained, clean, degraded, T, epsilon)
+    relative = diffusion(**weighting, relative_floor=0.25).loss(untrained, clean, degraded, T, epsilon)
+    power = (degraded - clean).square().mean((1, 2, 3))
+    torch.testing.assert_close(relative, plain / (power + 0.25), rtol=1e-12, atol=0)
+    light = clean + 1e-3 * (degraded - clean)  # where the weight is 1, nothing restored is a loss of 1, light or heavy
+    late, tiny = T[3:], diffusion(**weighting, relative_floor=1e-12)
+    for given in (degraded, light):
+        found = tiny.loss(untrained, clean[3:], given[3:], late, epsilon[3:])
+        torch.testing.assert_close(found, torch.ones(2, dtype=torch.float64), rtol=1e-4, atol=0)

@@ -8,7 +8,7 @@ import torch
 
 from restore_diff.config import ExperimentConfig, config_from_dict
 from restore_diff.interop.diffusers import DiffusersError, save_diffusers, unet2d_config
-from restore_diff.models.config import UNetConfig
+from restore_diff.models.config import NetworkConfig
 from restore_diff.models.unet import UNet
 from restore_diff.trained import load_experiment
 from restore_diff.training.weights import Weights
@@ -99,6 +99,6 @@ def test_every_setting_of_a_network_reaches_diffusers():
         "image_channels": 1,
         "condition_channels": 1,
     }
-    assert {*changes, "unshuffle"} == {*UNetConfig.__dataclass_fields__}  # type: ignore[attr-defined]
-    configs = [unet2d_config(UNetConfig(**change)) for change in [{}, *({key: changes[key]} for key in changes)]]
+    assert {*changes, "unshuffle", "kind", "mid_blocks", "hint"} == {*NetworkConfig.__dataclass_fields__}  # type: ignore[attr-defined]
+    configs = [unet2d_config(NetworkConfig(**change)) for change in [{}, *({key: changes[key]} for key in changes)]]
     assert all(first != second for first, second in itertools.combinations(configs, 2))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from restore_diff.models.config import UNetConfig
+from restore_diff.models.config import NetworkConfig
 from restore_diff.models.layers import sinusoids
 from restore_diff.models.unet import UNet
 
@@ -13,7 +13,7 @@ TINY = {"base_channels": 16, "channel_multipliers": (1, 2), "num_blocks": 1, "at
 
 def network(seed=0, **changes) -> UNet:
     """A tiny network with every parameter random, those that start at zero too."""
-    model = UNet(UNetConfig(**{**TINY, "head_channels": 8, **changes})).eval()
+    model = UNet(NetworkConfig(**{**TINY, "head_channels": 8, **changes})).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
@@ -30,7 +30,7 @@ def inputs(size=(16, 24), batch=2, channels=3):
 
 
 def test_the_base_network_is_that_of_weatherdiffusion():
-    config = UNetConfig(head_channels=0)
+    config = NetworkConfig(head_channels=0)
     with torch.device("meta"):
         model = UNet(config)
     assert sum(p.numel() for p in model.parameters()) == 82_962_435
@@ -66,7 +66,7 @@ def test_the_sinusoids_are_those_of_ho_et_al():
 
 @pytest.mark.parametrize("unshuffle", [1, 2])
 def test_an_untrained_network_puts_out_zero_and_every_branch_adds_nothing(unshuffle):
-    model = UNet(UNetConfig(**TINY, head_channels=8, unshuffle=unshuffle))
+    model = UNet(NetworkConfig(**TINY, head_channels=8, unshuffle=unshuffle))
     x_t, t, degraded = inputs()
     assert torch.equal(model(x_t, t, degraded), torch.zeros_like(x_t))
     features = torch.randn(2, 32, 4, 4, generator=torch.Generator().manual_seed(0))

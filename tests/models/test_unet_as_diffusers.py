@@ -4,13 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from restore_diff.models.config import UNetConfig
+from restore_diff.models.config import NetworkConfig
 from restore_diff.models.unet import UNet
 
 diffusers = pytest.importorskip("diffusers")
 
 
-def peer(config: UNetConfig):
+def peer(config: NetworkConfig):
     """diffusers' own network of these settings."""
     levels = range(len(config.channel_multipliers))
     kinds = ["Attn" if level in config.attention_levels else "" for level in levels]
@@ -64,7 +64,7 @@ SETTINGS = {
 @pytest.mark.parametrize("changes", SETTINGS.values(), ids=SETTINGS)
 def test_same_names_and_same_function_as_diffusers(changes):
     tiny = {"base_channels": 16, "channel_multipliers": (1, 2, 2), "num_blocks": 1, "num_groups": 8}
-    config = UNetConfig(**{**tiny, **changes})
+    config = NetworkConfig(**{**tiny, **changes})
     ours, theirs = UNet(config).eval(), randomised(peer(config))
     ours.load_state_dict(theirs.state_dict(), strict=True)
     theirs.load_state_dict(ours.state_dict(), strict=True)

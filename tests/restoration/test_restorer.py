@@ -8,7 +8,7 @@ import torch
 from restore_diff.diffusion.config import SamplerConfig, ScheduleConfig
 from restore_diff.diffusion.samplers import DDIMSampler
 from restore_diff.diffusion.schedule import NoiseSchedule
-from restore_diff.models.config import UNetConfig
+from restore_diff.models.config import NetworkConfig
 from restore_diff.models.unet import UNet
 from restore_diff.restoration.config import TilingConfig
 from restore_diff.restoration.restorer import Restorer
@@ -42,7 +42,7 @@ def pointwise(x_t, t, degraded):
 @pytest.fixture(scope="module")
 def network():
     """Tiny, trained on nothing, but not zero: a convolution sees the neighbours, attention the whole image."""
-    config = UNetConfig(base_channels=8, channel_multipliers=(1, 2, 2), num_blocks=1, num_groups=4, head_channels=0)
+    config = NetworkConfig(base_channels=8, channel_multipliers=(1, 2, 2), num_blocks=1, num_groups=4, head_channels=0)
     model = UNet(config).eval()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():

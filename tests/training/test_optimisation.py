@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import AdamW
 from toy_run import Batch, toy_batches, toy_config, toy_optimisation
 
+from restore_diff.hints import KINDS
 from restore_diff.training.config import TrainingConfig
 from restore_diff.training.optimisation import Optimisation, learning_rate
 from restore_diff.training.optimizer_state import load_optimizer_tensors, optimizer_tensors
@@ -188,3 +189,18 @@ def test_an_optimizer_state_of_another_model_is_refused_by_name():
         load_optimizer_tensors(model, optimizer, {"other/exp_avg": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"weight/exp_avg has shape \(1,\), the model \(3, 2\)"):
         load_optimizer_tensors(model, optimizer, {"weight/exp_avg": torch.zeros(1)})
+
+
+def test_a_network_that_takes_hints_is_told_the_weather_of_some_samples():
+    config = toy_config(hint_dropout=0.5, num_micro_batches=2)
+    optimisation = toy_optimisation(config, hint=True)
+    told = []
+    network = optimisation._network
+    optimisation._network = lambda *inputs, weather: (told.append(weather), network(*inputs, weather=weather))[1]
+    run(optimisation, config, 8)
+    rows = torch.cat(told)
+    assert rows.shape == (32, len(KINDS))
+    haze = rows[:, KINDS.index("haze")]
+    assert rows.sum() == haze.sum() and haze[::2].sum() == 0  # only every other one of the toy's has a weather
+    assert 2 <= haze[1::2].sum() <= 14
+    assert optimisation.model.get_parameter("weather_embedding.weight").abs().max() > 0

@@ -14,7 +14,7 @@ from torch import Tensor
 from restore_diff.diffusion.config import DiffusionConfig, ScheduleConfig
 from restore_diff.diffusion.gaussian import GaussianDiffusion
 from restore_diff.diffusion.schedule import NoiseSchedule
-from restore_diff.models.config import UNetConfig
+from restore_diff.models.config import NetworkConfig
 from restore_diff.models.unet import UNet
 from restore_diff.randomness import generator
 from restore_diff.training.config import TrainingConfig
@@ -36,6 +36,7 @@ class Batch(NamedTuple):
     degraded: Tensor
     positions: list[int]
     names: list[str]
+    weathers: list[str | None]
 
 
 def toy_config(**changes: Any) -> TrainingConfig:
@@ -54,15 +55,19 @@ def toy_batches(config: TrainingConfig, processes: Processes = ALONE) -> Callabl
             positions = list(range(k, k + size))
             images = [torch.rand(3, 8, 8, generator=generator(0, "image", p % NUM_IMAGES)) for p in positions]
             clean = torch.stack(images)
-            yield Batch(clean, (clean + 0.2).clamp(0, 1), positions, [f"photo_{p % NUM_IMAGES}" for p in positions])
+            names, weathers = [f"photo_{p % NUM_IMAGES}" for p in positions], [None, "haze"] * len(positions)
+            yield Batch(clean, (clean + 0.2).clamp(0, 1), positions, names, weathers[: len(positions)])
 
     return batches_from
 
 
-def toy_optimisation(config: TrainingConfig, dropout: float = 0.2, processes: Processes = ALONE) -> Optimisation:
+def toy_optimisation(
+    config: TrainingConfig, dropout: float = 0.2, processes: Processes = ALONE, hint: bool = False
+) -> Optimisation:
     torch.manual_seed(SEED)
     small = {"base_channels": 8, "channel_multipliers": (1, 2), "num_blocks": 1, "num_groups": 4}
-    model = UNet(UNetConfig(**small, attention_levels=(), mid_attention=False, head_channels=8, dropout=dropout))
+    small |= {"attention_levels": (), "mid_attention": False, "head_channels": 8, "dropout": dropout, "hint": hint}
+    model = UNet(NetworkConfig(**small))
     diffusion = GaussianDiffusion(NoiseSchedule(ScheduleConfig()), DiffusionConfig(prediction="residual"))
     return Optimisation(model, diffusion, config, SEED, torch.device("cpu"), processes)
 

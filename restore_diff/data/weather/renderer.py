@@ -31,7 +31,7 @@ class WeatherRenderer:
         if not len(clean) == len(seeds) == len(named):
             found = f"{len(clean)} images, {len(seeds)} seeds and {len(named)} weathers"
             raise ValueError(f"expected one seed and one weather per image, got {found}")
-        kinds = [kind or self._draw(seed) for kind, seed in zip(named, seeds, strict=True)]
+        kinds = self.kinds(seeds, named)
         degraded = clean.clone()
         for kind in sorted(set(kinds)):
             rows = [row for row, of_row in enumerate(kinds) if of_row == kind]
@@ -40,6 +40,10 @@ class WeatherRenderer:
                 images = self.layers[layer](images, its_seeds)
             degraded[rows] = images
         return self.camera(degraded, seeds)
+
+    def kinds(self, seeds: Sequence[int], weathers: Sequence[Weather | None]) -> list[Weather]:
+        """What a call with these renders on each image."""
+        return [kind or self._draw(seed) for kind, seed in zip(weathers, seeds, strict=True)]
 
     def _draw(self, seed: int) -> Weather:
         shares = torch.tensor(list(self.mixture.values()), dtype=torch.float64)
