@@ -103,6 +103,17 @@ def trained_restorer(
     return restorer, describe(path, config, weights, device, dtype)
 
 
+def initial_network(config: ExperimentConfig) -> Network:
+    """The network to train: its weights drawn from the seed, or those that the config names. Raises WeightsError."""
+    if not config.training.initial_weights:
+        return build.network(config)
+    path, _, weights = load_experiment(Path(config.training.initial_weights))
+    try:
+        return trained_network(config, weights, torch.device("cpu"))
+    except WeightsError as error:
+        raise WeightsError(f"training.initial_weights: {path}: {error}; `model` must be as it was for them") from error
+
+
 def describe(path: Path, config: ExperimentConfig, weights: Weights, device: torch.device, precision: str) -> str:
     """`weights runs/derain (step 3000)  ddim 4 steps  whole images  cpu float32`"""
     tile = config.tiling.tile_size_px

@@ -68,7 +68,7 @@ def _train(
     test_pairs = build.test_set(config, config.data.test)
     build.protocols(config, test_pairs.protocols)  # a wrong name is told before the training, not after it
     batches = build.batches(config, training_pairs, processes.rank, processes.num)
-    model = build.network(config)
+    model = trained.initial_network(config)
     optimisation = Optimisation(model, build.diffusion(config), config.training, config.seed, device, processes)
     restorer = build.restorer(config, model, device, config.training.precision)
 

@@ -18,6 +18,9 @@ class TrainingConfig:
     weight_decay: float = Field(default=0.0, ge=0, description="of AdamW")
     max_gradient_norm: float = Field(default=1.0, gt=0, description="gradients are scaled down to this norm")
     ema_decay: float = Field(default=0.9999, ge=0, lt=1, description="of the averaged weights, reached by a warm-up")
+    initial_weights: str = Field(
+        default="", description="start from these: a run, a checkpoint, a weights file, or `shipped`; empty: at random"
+    )
     hint_dropout: float = Field(
         default=0.5, ge=0, le=1, description="model.hint: share of samples that are trained without their weather"
     )

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from tiny_run import arguments, enter, run_train, scores, summary, tree, write_image, write_pairs
 
 from restore_diff import build
@@ -357,3 +358,18 @@ def test_ctrl_c_ends_the_scoring_at_once_and_the_same_command_scores(here, capsy
     assert complaints(capsys)[-1] == "train.py: interrupted; the same command goes on from here"
     assert run_train() == 0
     assert len(scores(RUN / "test/tests")) == 3
+
+
+def test_training_can_start_from_weights(done, capsys):
+    before = load_file(RUN / "checkpoints/00000004/ema.safetensors")
+    again = ["name=tuned", "training.initial_weights=runs/derain", "training.num_steps=1"]
+    assert run_train(*again, "training.learning_rate=1e-9") == 0
+    after = load_file(Path("runs/tuned/checkpoints/00000001/model.safetensors"))
+    assert all((after[name] - before[name]).abs().max() < 1e-6 for name in before)
+    capsys.readouterr()
+    assert run_train(*again, "name=wider", "model.base_channels=16") == 2
+    (told,) = complaints(capsys)
+    assert "training.initial_weights: runs/derain: the weights do not fit the network of their config" in told
+    assert run_train(*again, "name=lost", "training.initial_weights=nowhere") == 2
+    assert complaints(capsys) == ["train.py: nowhere: no such checkpoint, weights file or run folder"]
+    assert not Path("runs/wider").exists() and not Path("runs/lost").exists()

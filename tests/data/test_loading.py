@@ -203,7 +203,8 @@ def test_a_batch_tells_what_was_rendered_on_each_image(photographs, negatives, d
     batch = joined(parts := take(TrainingBatches(photographs, render, data_config(), 8, 1, seed=0), 4))
     weathers = [weather for part in parts for weather in part.weathers]
     unchanged = (batch.clean == batch.degraded).flatten(1).all(1).tolist()
-    assert [weather == "none" for weather in weathers] == unchanged and 4 < sum(unchanged) < 28
-    assert set(weathers) == {"rain", "none"}
+    of_kind = {kind: [same for same, weather in zip(unchanged, weathers, strict=True) if weather == kind] for kind in weathers}
+    assert of_kind.keys() == {"rain", "none"} and all(of_kind["none"])
+    assert sum(of_kind["rain"]) < len(of_kind["rain"]) / 4  # a small crop may lie between the streaks
     (part,) = take(TrainingBatches(negatives, render, data_config(), 8, 1, seed=0), 1)
     assert part.weathers == [None] * 8

@@ -1,0 +1,83 @@
+"""Right after installing: the weights of the package restore and are scored, without a run and without a download."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from skimage import data
+from skimage.metrics import peak_signal_noise_ratio
+from tiny_run import run_test, run_train, summary, tree, write_image, write_pairs
+
+from restore_diff import trained
+from restore_diff.commands import restore
+from restore_diff.data.images import read_rgb_uint8
+from restore_diff.data.weather.config import RainConfig
+from restore_diff.data.weather.rain import RainRenderer
+
+CROP = (slice(0, 192), slice(0, 192))
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def rainy() -> tuple[np.ndarray, np.ndarray]:
+    """A photograph, and the same in rain, written to photos/rainy.png."""
+    clean = data.astronaut()[CROP].copy()
+    degraded = RainRenderer(RainConfig())(torch.from_numpy(clean).permute(2, 0, 1)[None] / 255, [5])
+    array = (degraded[0].permute(1, 2, 0) * 255).round().byte().numpy()
+    write_image(Path("photos/rainy.png"), array)
+    return clean, array
+
+
+def restored(*arguments: str) -> np.ndarray:
+    assert restore.main(["-i", "photos", "-o", "out", "--overwrite", "--device", "cpu", *arguments]) == 0
+    return read_rgb_uint8(Path("out/rainy.png")).permute(1, 2, 0).numpy()
+
+
+def test_the_file_is_small_half_precision_and_says_what_it_is():
+    assert trained.SHIPPED.stat().st_size <= 12_000_000
+    with safe_open(trained.SHIPPED, "pt") as file:
+        card = file.metadata()["model_card"]
+        assert {str(file.get_tensor(name).dtype) for name in file.keys()} == {"torch.float16"}  # noqa: SIM118
+    written = Path(trained.__file__).parent.parent / "docs/model_card.md"
+    assert card == written.read_text(encoding="utf-8")
+
+
+def test_a_photograph_is_restored_without_any_run(rainy, capsys):
+    clean, degraded = rainy
+    before = peak_signal_noise_ratio(clean, degraded)
+    assert peak_signal_noise_ratio(clean, restored()) > before + 3
+    assert "weights shipped (step " in capsys.readouterr().out
+
+
+def test_a_hint_tells_the_network_what_to_take_out(rainy):
+    blind, rain, haze = restored(), restored("--weather", "rain"), restored("--weather", "haze")
+    assert (blind != rain).any() and (rain != haze).any()
+    clean, _ = rainy
+    assert peak_signal_noise_ratio(clean, rain) > peak_signal_noise_ratio(clean, haze) + 1
+
+
+def test_a_hint_to_weights_that_take_none_is_refused(capsys):
+    write_pairs(Path("pairs"), 5)
+    write_pairs(Path("tests"), 1, first=5)
+    assert run_train() == 0
+    write_image(Path("photos/a.png"), np.zeros((16, 16, 3), np.uint8))
+    assert restore.main(["-i", "photos", "-o", "out", "--weather", "rain"]) == 2
+    assert "--weather: these weights take no hint" in capsys.readouterr().err
+    assert not Path("out").exists() or not tree(Path("out"))
+    assert restore.main(["-i", "photos", "-o", "out", "--ckpt", "shipped", "--weather", "rain"]) == 0
+
+
+@pytest.mark.slow
+def test_they_are_scored_on_photographs_that_are_installed(capsys):
+    assert run_test("--metrics", "psnr", "--limit", "5") == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("weights shipped (step ")
+    assert "wrote scores/shipped/weather/" in printed
+    found = summary(Path("scores/shipped/weather"))
+    assert found["summary"]["psnr_rgb"]["mean"] > found["summary"]["psnr_rgb_input"]["mean"]
