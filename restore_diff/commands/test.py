@@ -4,7 +4,18 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from restore_diff.commands.arguments import CHECKPOINT, METRICS, QUALITIES, count, device, dtype, hyphenated, path, tile
+from restore_diff.commands.arguments import (
+    CHECKPOINT,
+    METRICS,
+    QUALITIES,
+    WEATHERS,
+    count,
+    device,
+    dtype,
+    hyphenated,
+    path,
+    tile,
+)
 from restore_diff.commands.console import complain
 from restore_diff.commands.exit_codes import INTERRUPTED
 
@@ -14,6 +25,7 @@ OF_A_MODEL = {
     "limit",
     "steps",
     "quality",
+    "weather",
     "sweep_steps",
     "seeds",
     "tile",
@@ -101,6 +113,7 @@ def _add_metrics(parser: argparse.ArgumentParser) -> None:
 def _add_restoring(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how it is restored (default: as the checkpoint's config says)")
     how.add_argument("--quality", choices=QUALITIES, help="one dial, as restore.py has it")
+    how.add_argument("--weather", choices=WEATHERS, default="auto", help="what all images show, as restore.py has it")
     how.add_argument("--steps", type=count(1), metavar="N", help="network calls per image")
     how.add_argument(
         "--sweep-steps",

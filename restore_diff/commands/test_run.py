@@ -52,6 +52,7 @@ def _score_model(args: argparse.Namespace, share: Share) -> int:
     swept = [build.with_overrides(config, sampler__num_steps=num_steps) for num_steps in args.sweep_steps]
     device = build.select_device(args.device)
 
+    weather = None if args.weather == "auto" else args.weather
     metrics = args.metrics or METRICS
     choice = Choice(metrics, range(args.seeds), args.limit, args.save_images, args.lpips_weights, args.download, share)
     nonfinite: list[str] = []
@@ -60,7 +61,7 @@ def _score_model(args: argparse.Namespace, share: Share) -> int:
         folder = set_folder(args.out or _reports_of(path), source)
         reports: dict[int, Report] = {}
         for stepped in swept or [config]:
-            restorer, description = trained.trained_restorer(path, stepped, weights, device, args.dtype)
+            restorer, description = trained.trained_restorer(path, stepped, weights, device, args.dtype, weather)
             say(description)
             num_steps = stepped.sampler.num_steps
             of_steps = folder / f"steps_{num_steps}" if swept else folder

@@ -226,10 +226,21 @@ def test_a_name_with_a_leading_dash_can_be_given(photos, network, monkeypatch):
 def test_only_what_is_asked_for_overrides_the_checkpoint(photos, network):
     save(photos / "a.png")
     unchanged = {"num_steps": None, "sampler": None, "tile_size_px": None, "tile_overlap_px": None}
-    unchanged |= {"quality": None, "num_samples": None}
+    unchanged |= {"quality": None, "num_samples": None, "weather": None}
     run(photos)
     run(photos, "--overwrite", "--ckpt", "runs/x", "--steps", 9, "--sampler", "ddim", "--tile", 0)
-    run(photos, "--overwrite", "--tile", 64, "--tile_overlap=8", "--device", "cuda:1", "--dtype", "bf16")
+    run(
+        photos,
+        "--overwrite",
+        "--tile",
+        64,
+        "--tile_overlap=8",
+        "--device",
+        "cuda:1",
+        "--dtype",
+        "bf16",
+        "--weather=rain",
+    )
     assert network.loaded == [
         (None, {**unchanged, "device": "auto", "precision": "auto"}),
         (
@@ -238,7 +249,14 @@ def test_only_what_is_asked_for_overrides_the_checkpoint(photos, network):
         ),
         (
             None,
-            unchanged | {"device": "cuda:1", "precision": "bfloat16", "tile_size_px": 64, "tile_overlap_px": 8},
+            unchanged
+            | {
+                "device": "cuda:1",
+                "precision": "bfloat16",
+                "tile_size_px": 64,
+                "tile_overlap_px": 8,
+                "weather": "rain",
+            },
         ),
     ]
 
