@@ -22,6 +22,10 @@ VARIANTS = {
         "diffusion.loss=huber",
         "diffusion.huber_delta=0.02",
     ],
+    "floor of 0.002, gradients clipped at 20": [
+        "diffusion.relative_floor=0.002",
+        "training.max_gradient_norm=20",
+    ],
     "SNR clamped to [0, 5]": ["diffusion.snr_min=0"],
     "velocity": ["diffusion.prediction=velocity"],
     "NAFNet": ["model.kind=nafnet", "model.channel_multipliers=[1,2,4,8]", "training.learning_rate=2e-3"],

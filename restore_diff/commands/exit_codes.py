@@ -7,3 +7,5 @@ SOME_FAILED = 3
 STOPPED = 4
 INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
+TERMINATED = 143
+"""128 + SIGTERM."""

@@ -3,7 +3,9 @@
 import argparse
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -12,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from restore_diff.commands.arguments import hyphenated
 from restore_diff.commands.console import lines_of, logging_to_console, say
-from restore_diff.commands.exit_codes import BAD_USAGE, INTERRUPTED
+from restore_diff.commands.exit_codes import BAD_USAGE, INTERRUPTED, TERMINATED
 from restore_diff.commands.restore_arguments import parse
 from restore_diff.commands.restore_report import (
     AT_FAILURE,
+    BY_SYSTEM,
     BY_USER,
     DISK_FULL,
     FAILED,
@@ -40,11 +43,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; see the exit codes in its help. Raises SystemExit for --help and malformed arguments."""
     args = parse(hyphenated(sys.argv[1:] if argv is None else argv))
     try:
-        with logging_to_console(), _silent_decoders():
+        with logging_to_console(), _silent_decoders(), _terminable():
             return _run(args)
-    except KeyboardInterrupt:
-        say("interrupted", to=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as signalled:  # before the first image
+        terminated = isinstance(signalled, _Terminated)
+        say(BY_SYSTEM if terminated else BY_USER, to=sys.stderr)
+        return TERMINATED if terminated else INTERRUPTED
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -107,7 +111,7 @@ def _restore_shared(plan: Plan, args: argparse.Namespace, tally: Tally, num_rank
 
     with sharing():  # and wait for the others at the end: torchrun ends all when one ends with some images failed
         _restore_planned(plan, args, tally)
-        if tally.stopped == BY_USER:
+        if tally.stopped in (BY_USER, BY_SYSTEM):
             return tally
         tallies = [tally] * num_ranks
         try:
@@ -172,8 +176,8 @@ def _restore_jobs(plan: Plan, restore: "Restore", args: argparse.Namespace, tall
                     break
         except DiskFull:
             tally.stopped = DISK_FULL
-        except KeyboardInterrupt:
-            tally.stopped = BY_USER
+        except KeyboardInterrupt as signalled:
+            tally.stopped = BY_SYSTEM if isinstance(signalled, _Terminated) else BY_USER
 
 
 def _conclude(plan: Plan, tally: Tally, args: argparse.Namespace, seconds: float) -> int:
@@ -205,6 +209,25 @@ def _bad_usage(error: Exception | str) -> int:
     lines = error.args if isinstance(error, PlanError) else lines_of(error)
     say(*(f"{'restore.py: ' if number == 0 else ''}{line}" for number, line in enumerate(lines)), to=sys.stderr)
     return BAD_USAGE
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which then ends the run as Ctrl-C does: the image in work is lost, the list of the others is not."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    def stop(*_: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # which alone hears signals
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager

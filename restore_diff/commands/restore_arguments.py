@@ -23,8 +23,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="restore.py",
         description="Restore a photograph, a folder, or a tree of folders. What is restored already is skipped.",
-        epilog="exit codes: 0 all restored, 2 bad usage, 3 some images failed (listed at the end), 130 interrupted. "
-        "Several machines that see the same folders share them by --shard, several processes of one by torchrun.",
+        epilog="exit codes: 0 all restored, 2 bad usage, 3 some images failed (listed at the end), 130 interrupted, "
+        "143 terminated. Several machines that see the same folders share them by --shard, several processes of one by "
+        "torchrun.",
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 from restore_diff import __version__
 from restore_diff.commands.console import say
-from restore_diff.commands.exit_codes import INTERRUPTED, OK, SOME_FAILED
+from restore_diff.commands.exit_codes import INTERRUPTED, OK, SOME_FAILED, TERMINATED
 from restore_diff.files import replace_atomically
 from restore_diff.restoration.job_plan import Plan
 
 RESTORED, SKIPPED, FAILED, LEFT = "restored", "skipped", "failed", "left"
-DISK_FULL, BY_USER, AT_FAILURE = "the disk is full", "interrupted", "stopped at the first failure"
+DISK_FULL, AT_FAILURE = "the disk is full", "stopped at the first failure"
+BY_USER, BY_SYSTEM = "interrupted", "ended by SIGTERM"
 
 
 class Result(NamedTuple):
@@ -47,8 +48,8 @@ class Tally:
 
     @property
     def exit_code(self) -> int:
-        if self.stopped == BY_USER:
-            return INTERRUPTED
+        if self.stopped in (BY_USER, BY_SYSTEM):
+            return INTERRUPTED if self.stopped == BY_USER else TERMINATED
         return SOME_FAILED if self.of(FAILED) else OK
 
 

@@ -103,7 +103,9 @@ raise SystemExit(main())
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+)
 def test_a_stopped_run_leaves_whole_files_and_is_finished_by_the_same_command(photos, number, code, monkeypatch):
     for k in range(6):
         Image.new("L", (9, 7), k).save(photos / f"{k}.png")
@@ -116,9 +118,10 @@ def test_a_stopped_run_leaves_whole_files_and_is_finished_by_the_same_command(ph
         process.send_signal(number)
         output, error = process.communicate(timeout=30)
     assert process.returncode == code
-    if number == signal.SIGINT:
+    if number != signal.SIGKILL:
         assert "restored 3, skipped 0, failed 0" in output
-        assert "interrupted, 3 images are left" in error
+        why = "interrupted" if number == signal.SIGINT else "ended by SIGTERM"
+        assert f"{why}, 3 images are left: the same command goes on from here" in error
         assert "Traceback" not in error
     for path in out.glob("[!.]*"):
         with Image.open(path) as image:
