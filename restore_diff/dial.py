@@ -8,7 +8,7 @@ from restore_diff.config import ExperimentConfig
 QUALITIES = ("fast", "balanced", "best")
 
 DIRECT: dict[str, dict[str, Any]] = {
-    "fast": {"sampler__num_steps": 1},
+    "fast": {"sampler__num_steps": 1, "sampler__num_samples": 1},
     "balanced": {},
     "best": {"sampler__num_steps": 4, "sampler__num_samples": 4, "sampler__mirror": True},
 }

@@ -6,7 +6,7 @@ from restore_diff.config import load_config
 from restore_diff.dial import DIRECT, QUALITIES, STEPWISE, at_quality
 from restore_diff.restoration.grid import network_pixels
 
-RECIPES = ["derain.yaml", "dehaze.yaml", "weatherdiff64.yaml"]
+RECIPES = ["derain.yaml", "dehaze.yaml", "all_weather.yaml", "weatherdiff64.yaml"]
 
 
 def cost(config) -> float:
@@ -22,6 +22,12 @@ def test_better_costs_more(recipe):
     costs = [cost(at_quality(config, quality)) for quality in QUALITIES]
     assert costs == sorted(costs)
     assert costs[-1] > 3 * costs[0]
+
+
+def test_fast_is_one_call_of_a_direct_network():
+    for recipe in RECIPES[:3]:
+        sampler = at_quality(load_config([recipe]), "fast").sampler
+        assert (sampler.num_steps, sampler.num_samples) == (1, 1)
 
 
 def test_balanced_is_the_recipe_of_a_direct_network():
