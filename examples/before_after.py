@@ -29,7 +29,7 @@ def main(path: str) -> None:
         degraded = render(clean, [seed + 7])
         rows.append((degraded[0], restorer.restore(degraded, [weather])[0]))
     above, below = zip(*rows, strict=True)
-    save_image(make_grid([*above, *below], nrow=len(SCENES), padding=4, pad_value=1), path, quality=90)
+    save_image(make_grid([*above, *below], nrow=len(SCENES), padding=4, pad_value=1), path)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ MUTATIONS = [
     ),
     (
         "restore_diff/commands/restore.py",
-        "logging_to_console(), _silent_decoders():",
+        "logging_to_console(), _silent_decoders(), _terminable():",
         "logging_to_console():",
         "tests/commands/test_restore_options.py::test_odd_files_give_no_warnings_of_decoders",
     ),
