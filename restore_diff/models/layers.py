@@ -65,6 +65,13 @@ class WeatherEmbedding(nn.Linear):
             return F.linear(input.to(widened(self.weight).dtype), widened(self.weight))
 
 
+def wide_convolution(layer: nn.Conv2d, features: Images) -> Images:
+    """What a 3x3 convolution puts out, in float32 under any autocast and for any dtype of its weights."""
+    features = widened(features)
+    with torch.autocast(features.device.type, enabled=False):
+        return F.conv2d(features, widened(layer.weight), None if layer.bias is None else widened(layer.bias), padding=1)
+
+
 def _wide_linear(layer: nn.Linear, inputs: Tensor) -> Tensor:
     return F.linear(inputs.to(widened(layer.weight).dtype), widened(layer.weight), widened(layer.bias))
 

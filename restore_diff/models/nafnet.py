@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from restore_diff.models.config import NetworkConfig
 from restore_diff.models.inputs import check_inputs
-from restore_diff.models.layers import NORM_EPSILON, TimeEmbedding, WeatherEmbedding, widened, zeroed
+from restore_diff.models.layers import NORM_EPSILON, TimeEmbedding, WeatherEmbedding, wide_convolution, zeroed
 from restore_diff.tensors import Images, Timesteps
 
 
@@ -65,12 +65,7 @@ class NAFNet(nn.Module):
         features = _through(self.middle, features, embedding)
         for blocks, up in zip(self.decoders, self.ups, strict=True):
             features = _through(blocks, F.pixel_shuffle(up(features), 2) + skips.pop(), embedding)
-        return F.pixel_shuffle(self._output(features), self.config.unshuffle).contiguous()
-
-    def _output(self, features: Images) -> Images:
-        with torch.autocast(features.device.type, enabled=False):
-            weight, bias = widened(self.conv_out.weight), self.conv_out.bias
-            return F.conv2d(widened(features), weight, None if bias is None else widened(bias), padding=1)
+        return F.pixel_shuffle(wide_convolution(self.conv_out, features), self.config.unshuffle).contiguous()
 
 
 class GatedBlock(nn.Module):

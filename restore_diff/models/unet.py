@@ -14,7 +14,7 @@ from restore_diff.models.layers import (
     TimeEmbedding,
     Upsample,
     WeatherEmbedding,
-    widened,
+    wide_convolution,
     zeroed,
 )
 from restore_diff.tensors import Images, Timesteps
@@ -77,13 +77,8 @@ class UNet(nn.Module):
         features = self.mid_block(skips[-1], embedding)
         for block in self.up_blocks:
             features = block(features, skips, embedding)
-        return F.pixel_shuffle(self._output(features), self.config.unshuffle)
-
-    def _output(self, features: Images) -> Images:
-        features = widened(F.silu(self.conv_norm_out(features)))
-        with torch.autocast(features.device.type, enabled=False):
-            weight, bias = widened(self.conv_out.weight), self.conv_out.bias
-            return F.conv2d(features, weight, None if bias is None else widened(bias), padding=1)
+        features = wide_convolution(self.conv_out, F.silu(self.conv_norm_out(features)))
+        return F.pixel_shuffle(features, self.config.unshuffle)
 
 
 class DownBlock(nn.Module):
