@@ -16,24 +16,27 @@ from pathlib import Path
 
 VARIANTS = {
     "the recipe": [],
+    "AdamW": ["training.optimizer=adamw"],
     "loss not relative": ["diffusion.relative_floor=0"],
     "loss not relative, Huber of 0.02": [
         "diffusion.relative_floor=0",
         "diffusion.loss=huber",
         "diffusion.huber_delta=0.02",
     ],
-    "floor of 0.002, gradients clipped at 20": [
-        "diffusion.relative_floor=0.002",
-        "training.max_gradient_norm=20",
-    ],
     "SNR clamped to [0, 5]": ["diffusion.snr_min=0"],
+    "clean image": ["diffusion.prediction=clean"],
     "velocity": ["diffusion.prediction=velocity"],
-    "NAFNet": ["model.kind=nafnet", "model.channel_multipliers=[1,2,4,8]", "training.learning_rate=2e-3"],
+    "cosine schedule": ["schedule.name=cosine"],
+    "attention at the smallest size": ["model.mid_attention=true"],
+    "full resolution, half the channels": ["model.unshuffle=1", "model.base_channels=16"],
+    "NAFNet": ["model.kind=nafnet", "model.channel_multipliers=[1,2,4,8]"],
     "twice the channels, half the steps": ["model.base_channels=64"],
     "crops of 64 px, 36 a batch": ["data.crop_size_px=64", "training.batch_size=36"],
-    "cosine schedule": ["schedule.name=cosine"],
-    "float32": ["training.precision=float32"],
+    "crops of 192 px, 4 a batch": ["data.crop_size_px=192", "training.batch_size=4"],
     "no hint": ["model.hint=false"],
+    "no averaged weights": ["training.ema_decay=0"],
+    "float32": ["training.precision=float32"],
+    "rain alone": ["data.weather=rain"],
 }
 
 
@@ -83,7 +86,7 @@ def train(run: Path, overrides: list[str], cfg: str) -> None:
 def score(run: Path, source: str, protocol: str, limit: int) -> tuple[str, str]:
     out = run / "compared"
     command = ["test.py", "--ckpt", run, "--data", source, "--limit", limit, "--metrics", "psnr", "--out", out]
-    subprocess.run([sys.executable, *map(str, command), "--protocol", protocol, "--steps", "1"], check=True)
+    subprocess.run([sys.executable, *map(str, command), "--protocol", protocol, "--quality", "fast"], check=True)
     newest = max(out.glob("*/summary.json"), key=lambda path: path.stat().st_mtime)
     summary = json.loads(newest.read_text())["summary"]
     return f"{summary[f'psnr_{protocol}_input']['mean']:.2f}", f"{summary[f'psnr_{protocol}']['mean']:.2f}"

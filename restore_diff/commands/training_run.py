@@ -105,7 +105,16 @@ def _fit(
     interruption = Interruption(optimisation.processes)
     experiment, start = to_dict(config), batches.iter_from
     trainer = Trainer(
-        optimisation, start, config.training, experiment, run, log, interruption, validate, best_metric="psnr"
+        optimisation,
+        start,
+        config.training,
+        experiment,
+        run,
+        log,
+        interruption,
+        validate,
+        best_metric="psnr",
+        defaults=to_dict(ExperimentConfig()),
     )
     if (left := config.training.num_steps - trainer.step) > 0:
         say(_cost_line(config, optimisation, batches, left))

@@ -50,8 +50,12 @@ def describe_changes(keys: list[str], old: dict[str, Any], new: dict[str, Any]) 
     return ", ".join(told) + (f" and {len(keys) - 10} more" if len(keys) > 10 else "")
 
 
-def require_same_experiment(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """Raise ConfigChanged where `new` may not continue `old`; otherwise describe the harmless changes, "" for none."""
+def require_same_experiment(old: dict[str, Any], new: dict[str, Any], defaults: dict[str, Any]) -> str:
+    """Raise ConfigChanged where `new` may not continue `old`; otherwise describe the harmless changes, "" for none.
+
+    A key that `old` lacks, because its program did not know it yet, has the value of `defaults`: what it did then.
+    """
+    old = _filled(old, defaults)
     refused = refused_keys(old, new)
     if refused:
         changes = describe_changes(refused, old, new)
@@ -61,6 +65,15 @@ def require_same_experiment(old: dict[str, Any], new: dict[str, Any]) -> str:
     if "training.num_steps" in changed and new.get("training", {}).get("learning_rate_decay") == "cosine":
         text += "; the cosine rate follows the new length from here on"
     return text
+
+
+def _filled(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Down to the keys of sections; a key that is there keeps its value, empty or not."""
+    filled = defaults | values
+    for key, default in defaults.items():
+        if isinstance(default, dict) and default and isinstance(filled[key], dict):
+            filled[key] = _filled(filled[key], default)
+    return filled
 
 
 def _shown(value: object) -> str:

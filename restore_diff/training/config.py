@@ -12,10 +12,13 @@ class TrainingConfig:
     num_steps: int = Field(default=2_000_000, ge=1, description="optimizer steps of the whole run")
     batch_size: int = Field(default=64, ge=1, description="crops per optimizer step, over all processes")
     num_micro_batches: int = Field(default=1, ge=1, description="gradient accumulation: parts a batch is computed in")
-    learning_rate: float = Field(default=2e-4, gt=0, description="peak rate of AdamW")
+    optimizer: Literal["adamw", "muon"] = Field(
+        default="adamw", description="muon: orthogonal updates for the inner matrices, adamw for the rest"
+    )
+    learning_rate: float = Field(default=2e-4, gt=0, description="peak rate of the optimizer")
     learning_rate_decay: Literal["constant", "cosine"] = Field(default="cosine", description="after the warm-up")
     warmup_steps: int = Field(default=1000, ge=0, description="steps of linear warm-up")
-    weight_decay: float = Field(default=0.0, ge=0, description="of AdamW")
+    weight_decay: float = Field(default=0.0, ge=0, description="of the weights, times the rate")
     max_gradient_norm: float = Field(default=1.0, gt=0, description="gradients are scaled down to this norm")
     ema_decay: float = Field(default=0.9999, ge=0, lt=1, description="of the averaged weights, reached by a warm-up")
     initial_weights: str = Field(

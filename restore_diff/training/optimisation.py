@@ -19,6 +19,7 @@ from restore_diff.tensors import Images, Timesteps, to_model_range
 from restore_diff.training.config import TrainingConfig
 from restore_diff.training.distributed import ALONE, Processes
 from restore_diff.training.ema import ExponentialMovingAverage
+from restore_diff.training.muon import Muon
 from restore_diff.training.watch import FiniteGuard, Meter
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -54,6 +55,14 @@ def learning_rate(config: TrainingConfig, num_steps_done: int) -> float:
     return config.learning_rate * (1 + math.cos(math.pi * progress)) / 2
 
 
+def new_optimizer(model: nn.Module, config: TrainingConfig) -> AdamW:
+    """That of the config, for a model on its device. It leaves all as it is where its `found_inf` is 1."""
+    rate, decay = config.learning_rate, config.weight_decay
+    if config.optimizer == "muon":
+        return Muon(model, rate, decay, torch.float32 if config.precision == "float32" else torch.bfloat16)
+    return AdamW(model.parameters(), lr=rate, weight_decay=decay, fused=True)
+
+
 class Optimisation:
     """A network on its device with its optimizer, averaged weights and loss scale. No step waits for the device.
 
@@ -77,9 +86,7 @@ class Optimisation:
         # Before the averages are copied from the weights, because all start from the first process's.
         self._network = processes.sharing_gradients(torch.compile(model) if config.compile else model)  # type: ignore[arg-type]
         self.ema = ExponentialMovingAverage(model, config.ema_decay)
-        self.optimizer = AdamW(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
+        self.optimizer = new_optimizer(model, config)
         self.scaler = GradScaler(device.type, enabled=config.precision == "float16")
         self.guard = FiniteGuard(device, self.scaler.is_enabled(), processes.num)
         self.meter = Meter(device)

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-KEYS = {"step", "exp_avg", "exp_avg_sq"}
-"""What AdamW keeps for a parameter."""
+ADAMW_KEYS = {"step", "exp_avg", "exp_avg_sq"}
+MUON_KEYS = {"step", "exp_avg"}
+"""What is kept for a parameter, and for a matrix of Muon."""
 
 
 def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
@@ -27,14 +28,24 @@ def load_optimizer_tensors(model: nn.Module, optimizer: Optimizer, tensors: dict
         if name not in parameters:
             raise ValueError(f"optimizer state of {(name or path)[:100]}, which the model does not have")
         state.setdefault(name, {})[key] = _like(parameters[name], path, key, saved)
-    for name, values in state.items():
-        if values.keys() != KEYS:
-            wrong = ", ".join(sorted(values.keys() ^ KEYS))
-            raise ValueError(f"optimizer state of {name} has not what AdamW keeps, or more: {wrong[:100]}")
     # load_state_dict puts the step counters where this optimizer wants them, on the device or not.
-    numbers = {name: number for number, name in enumerate(parameters)}
-    indexed = {numbers[name]: values for name, values in state.items()}
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    indexed: dict[int, dict[str, Tensor]] = {}
+    number = 0
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            if name in state:
+                indexed[number] = _complete(name, state[name], MUON_KEYS if group.get("orthogonal") else ADAMW_KEYS)
+            number += 1
     optimizer.load_state_dict({"state": indexed, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _complete(name: str, values: dict[str, Tensor], keys: set[str]) -> dict[str, Tensor]:
+    if values.keys() != keys:
+        wrong = ", ".join(sorted(values.keys() ^ keys))
+        raise ValueError(f"optimizer state of {name} has not what this optimizer keeps, or more: {wrong[:100]}")
+    return values
 
 
 def _like(parameter: Tensor, path: str, key: str, saved: Tensor) -> Tensor:

@@ -57,11 +57,13 @@ class Trainer:
         interruption: Interruption,
         validate: Validate | None,
         best_metric: str,
+        defaults: dict[str, Any] | None = None,
     ):
-        """`batches_from(step)` yields the micro-batches of step `step` and later. `experiment` is the whole config."""
+        """`batches_from(step)` yields the micro-batches of step `step` and later. `experiment` is the whole config,
+        `defaults` has the values of keys that the config of an older checkpoint lacks."""
         self._optimisation, self._batches_from, self._config = optimisation, batches_from, config
         self._experiment = json.loads(json.dumps(experiment))
-        self._run, self._log, self._interruption = run, log, interruption
+        self._run, self._log, self._interruption, self._defaults = run, log, interruption, defaults or {}
         self._validate, self._best_metric = validate, best_metric
         self._processes = optimisation.processes
         self._inspection = Inspection(optimisation, run, log.line)
@@ -227,7 +229,7 @@ class Trainer:
         folder, report = self._run.checkpoints, self._log.line
         checkpoint, step = self._newest(), 0
         if checkpoint is not None:
-            changes = require_same_experiment(checkpoint.config, self._experiment)
+            changes = require_same_experiment(checkpoint.config, self._experiment, self._defaults)
             restore_snapshot(self._optimisation, checkpoint)
             step, best = checkpoint.progress.step, checkpoint.progress.best
             self._best = self._processes.gather(best if best and (folder / f"{best.step:08d}").is_dir() else None)[0]

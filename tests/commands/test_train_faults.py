@@ -19,7 +19,7 @@ from restore_diff.data.loading import TrainingBatches
 from restore_diff.training import checkpoint as checkpoint_module
 from restore_diff.training.checkpoint import verify_checkpoint
 from restore_diff.training.checkpoint_folder import list_checkpoints
-from restore_diff.training.checkpoint_state import TENSORS
+from restore_diff.training.checkpoint_state import STATE, TENSORS, encode_state, read_state
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = Path("runs/derain")
@@ -143,6 +143,18 @@ def test_where_all_checkpoints_are_damaged_each_is_listed_and_nothing_is_touched
     assert line.startswith("train.py: no intact checkpoint in runs/derain/checkpoints: ")
     assert [f"{step:08d} damaged (optimizer.safetensors: checksum differs)" in line for step in (6, 4, 2)] == [True] * 3
     assert {name: data for name, data in tree(RUN).items() if name not in (".lock", "log.txt")} == before
+
+
+def test_a_run_begun_by_a_version_without_a_setting_goes_on(done, capsys):
+    """As if training.optimizer and model.kind had not been known when it began."""
+    for path in list_checkpoints(RUN / "checkpoints"):
+        state = read_state(path)
+        assert (state.config["training"].pop("optimizer"), state.config["model"].pop("kind")) == ("adamw", "unet")
+        (path / STATE).write_bytes(encode_state(state))
+    assert run_train(*OFTEN, "training.optimizer=muon") == 2
+    assert "training.optimizer adamw -> muon. Start anew with --fresh" in capsys.readouterr().err
+    assert run_train(*OFTEN, "training.num_steps=7") == 0
+    assert "resumed from checkpoint 00000006; changed: training.num_steps 6 -> 7" in capsys.readouterr().out
 
 
 def signalling(at_call, action):

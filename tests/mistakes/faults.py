@@ -39,7 +39,7 @@ MUTATIONS = [
     ),
     (
         "restore_diff/training/optimizer_state.py",
-        "if values.keys() != KEYS:",
+        "if values.keys() != keys:",
         "if not values:",
         "tests/training/test_checkpoint_faults.py::test_parts_that_do_not_fit_each_other_are_told_in_a_short_line",
     ),

@@ -52,12 +52,23 @@ def test_what_does_not_touch_a_training_step_is_harmless(section, values):
 def test_model_data_seed_and_optimisation_are_not(new):
     assert len(refused_keys(OLD, new)) == 1
     with pytest.raises(ConfigChanged, match=r"was started with another config: .* -> .*\. Start anew with --fresh"):
-        require_same_experiment(OLD, new)
+        require_same_experiment(OLD, new, {})
 
 
 def test_a_longer_cosine_is_allowed_and_its_effect_is_said():
     new = OLD | {"training": OLD["training"] | {"num_steps": 200}}
-    assert require_same_experiment(OLD, new) == (
+    assert require_same_experiment(OLD, new, {}) == (
         "training.num_steps 100 -> 200; the cosine rate follows the new length from here on"
     )
-    assert require_same_experiment(OLD, OLD) == ""
+    assert require_same_experiment(OLD, OLD, {}) == ""
+
+
+def test_a_key_that_the_checkpoint_is_too_old_to_have_had_its_default():
+    """A run of an earlier version goes on, unless the new key asks for something new."""
+    defaults = {"model": {"kind": "unet", "base_channels": 32}, "training": {"optimizer": "adamw"}, "weather": {}}
+    new = OLD | {"model": OLD["model"] | {"kind": "unet"}, "weather": {}}
+    new["training"] = OLD["training"] | {"optimizer": "adamw"}
+    assert require_same_experiment(OLD, new, defaults) == ""
+    new["training"] = OLD["training"] | {"optimizer": "muon"}
+    with pytest.raises(ConfigChanged, match=r"training\.optimizer adamw -> muon"):
+        require_same_experiment(OLD, new, defaults)
