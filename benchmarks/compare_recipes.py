@@ -1,102 +1,102 @@
 """A recipe with one thing changed at a time: same photographs, seed and number of steps, scored on genuine pairs.
 
-python benchmarks/compare_recipes.py --cfg all_weather.yaml --train PHOTOGRAPHS --num-steps 200 --limit 12 \
-    --test rain=INPUT:TARGET haze=INPUT:TARGET --out table.md
+python benchmarks/compare_recipes.py --variants benchmarks/recipes/all_weather.yaml --cfg all_weather.yaml \
+    --train PHOTOGRAPHS --test rain=INPUT:TARGET haze=INPUT:TARGET --num-steps 160 --limit 12 --out table.md
 
-Each variant is trained by train.py and tested by test.py, in one sampling step. Prints one Markdown table: PSNR on each
-test set under its protocol, and the minutes that the training took. Runs are kept in runs/, finished ones not repeated.
+The file of variants maps a name to overrides. Each variant is trained by train.py and tested by test.py. Prints one
+Markdown table: the scores on each test set, the training loss at the end (one loss compares with the same loss alone),
+and the minutes that the training took. Runs are kept in runs/, finished ones are not repeated.
 """
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from datetime import datetime
+from itertools import product
 from pathlib import Path
+from statistics import fmean
 
-VARIANTS = {
-    "the recipe": [],
-    "AdamW": ["training.optimizer=adamw"],
-    "loss not relative": ["diffusion.relative_floor=0"],
-    "loss not relative, Huber of 0.02": [
-        "diffusion.relative_floor=0",
-        "diffusion.loss=huber",
-        "diffusion.huber_delta=0.02",
-    ],
-    "SNR clamped to [0, 5]": ["diffusion.snr_min=0"],
-    "clean image": ["diffusion.prediction=clean"],
-    "velocity": ["diffusion.prediction=velocity"],
-    "cosine schedule": ["schedule.name=cosine"],
-    "attention at the smallest size": ["model.mid_attention=true"],
-    "full resolution, half the channels": ["model.unshuffle=1", "model.base_channels=16"],
-    "NAFNet": ["model.kind=nafnet", "model.channel_multipliers=[1,2,4,8]"],
-    "twice the channels, half the steps": ["model.base_channels=64"],
-    "crops of 64 px, 36 a batch": ["data.crop_size_px=64", "training.batch_size=36"],
-    "crops of 192 px, 4 a batch": ["data.crop_size_px=192", "training.batch_size=4"],
-    "no hint": ["model.hint=false"],
-    "no averaged weights": ["training.ema_decay=0"],
-    "float32": ["training.precision=float32"],
-    "rain alone": ["data.weather=rain"],
-}
+import yaml
+
+NOT_TESTED_AT_THE_END = ["evaluation.lpips=none", "data.num_validation=0", "data.test=skimage", "sampler.num_samples=1"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cfg", default="all_weather.yaml")
-    parser.add_argument("--train", required=True)
-    parser.add_argument("--test", nargs="+", required=True, metavar="NAME=SET")
-    parser.add_argument("--protocol", nargs="*", default=[], metavar="NAME=PROTOCOL", help="default: rgb")
-    parser.add_argument("--num-steps", type=int, default=200)
-    parser.add_argument("--limit", type=int, default=12, help="images of each test set")
-    parser.add_argument("--variants", nargs="*", default=[], help="only those whose name contains one of these")
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    args = arguments()
+    variants: dict[str, list[str]] = yaml.safe_load(args.variants.read_text())
     tests = dict(text.split("=", 1) for text in args.test)
     protocols = dict.fromkeys(tests, "rgb") | dict(text.split("=", 1) for text in args.protocol)
-    lines = ["| | " + " | ".join(f"{name} ({protocols[name]})" for name in tests) + " | minutes |"]
-    lines.append("|---|" + "---:|" * (len(tests) + 1))
-    for number, name in enumerate(VARIANTS):
-        if args.variants and not any(part in name for part in args.variants):
+    columns = list(product(tests, args.steps))
+    heads = [
+        f"{test} ({protocols[test]})" + (f", {steps} steps" if len(args.steps) > 1 else "") for test, steps in columns
+    ]
+    lines = ["| | " + " | ".join(heads) + " | loss | minutes |", "|---|" + "---:|" * (len(columns) + 2)]
+    for name, overrides in variants.items():
+        if args.only and not any(part in name for part in args.only):
             continue
-        run = Path("runs") / f"recipe_{number}"
-        num_steps = args.num_steps // 2 if "half the steps" in name else args.num_steps
-        train(run, [f"data.train={args.train}", f"training.num_steps={num_steps}", *VARIANTS[name]], args.cfg)
-        scores = [score(run, source, protocols[test], args.limit) for test, source in tests.items()]
+        run = Path("runs") / f"{args.variants.stem}_{re.sub(r'[^a-z0-9]+', '_', name.lower())}".strip("_")
+        settings = [
+            f"data.train={args.train}",
+            f"training.num_steps={args.num_steps}",
+            *NOT_TESTED_AT_THE_END,
+            *args.set,
+        ]
+        train = [sys.executable, "train.py", "--cfg", args.cfg, f"name={run.name}", *settings, *overrides]
+        subprocess.run(train, check=True)
+        scores = [score(run, tests[test], protocols[test], steps, args) for test, steps in columns]
         if len(lines) == 2:
-            lines.append("| degraded | " + " | ".join(before for before, _ in scores) + " | |")
-        lines.append(f"| {name} | " + " | ".join(after for _, after in scores) + f" | {minutes(run):.1f} |")
+            lines.append("| degraded | " + " | ".join(before for before, _ in scores) + " | | |")
+        minutes, loss = minutes_and_loss(run)
+        cells = [name, *(after for _, after in scores), f"{loss:.3f}", f"{minutes:.1f}"]
+        lines.append("| " + " | ".join(cells) + " |")
         print("\n".join(lines), flush=True)
     if args.out:
         args.out.write_text("\n".join(lines) + "\n")
 
 
-def train(run: Path, overrides: list[str], cfg: str) -> None:
-    # The test at the end of training is not the table's.
-    rest = [
-        "training.log_every_steps=10",
-        "evaluation.lpips=none",
-        "data.num_validation=0",
-        "data.test=skimage",
-        "training.warmup_steps=50",
-    ]
-    rest += ["training.ema_decay=0.98"]
-    subprocess.run([sys.executable, "train.py", "--cfg", cfg, f"name={run.name}", *rest, *overrides], check=True)
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variants", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--only", nargs="*", default=[], help="those whose name contains one of these")
+    parser.add_argument("--cfg", required=True)
+    parser.add_argument("--train", required=True)
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="for all variants")
+    parser.add_argument("--test", nargs="+", required=True, metavar="NAME=SET")
+    parser.add_argument("--protocol", nargs="*", default=[], metavar="NAME=PROTOCOL", help="default: rgb")
+    parser.add_argument("--metrics", default="psnr", help="as in test.py")
+    parser.add_argument("--steps", type=int, nargs="+", default=[1], help="sampling steps")
+    parser.add_argument("--num-steps", type=int, required=True, help="training steps")
+    parser.add_argument("--limit", type=int, default=12, help="images of each test set")
+    parser.add_argument("--out", type=Path)
+    return parser.parse_args()
 
 
-def score(run: Path, source: str, protocol: str, limit: int) -> tuple[str, str]:
-    out = run / "compared"
-    command = ["test.py", "--ckpt", run, "--data", source, "--limit", limit, "--metrics", "psnr", "--out", out]
-    subprocess.run([sys.executable, *map(str, command), "--protocol", protocol, "--quality", "fast"], check=True)
+def score(run: Path, source: str, protocol: str, steps: int, args: argparse.Namespace) -> tuple[str, str]:
+    """Means before and after, of one sample an image."""
+    out = run / f"compared_{steps}"
+    command = ["test.py", "--ckpt", run, "--data", source, "--limit", args.limit, "--metrics", args.metrics]
+    command += ["--protocol", protocol, "--steps", steps, "--out", out]
+    command += ["--lpips", "alex"] * ("lpips" in args.metrics)
+    subprocess.run([sys.executable, *map(str, command)], check=True)
     newest = max(out.glob("*/summary.json"), key=lambda path: path.stat().st_mtime)
     summary = json.loads(newest.read_text())["summary"]
-    return f"{summary[f'psnr_{protocol}_input']['mean']:.2f}", f"{summary[f'psnr_{protocol}']['mean']:.2f}"
+    scored = [key for key in summary if f"{key}_input" in summary]
+
+    def told(suffix: str) -> str:
+        means = [(key, summary[key + suffix]["mean"]) for key in scored]
+        return " / ".join(f"{mean:.2f}" if "psnr" in key else f"{mean:.4f}" for key, mean in means)
+
+    return told("_input"), told("")
 
 
-def minutes(run: Path) -> float:
-    """Between the first and the last line of the log that tell of a step."""
-    told = [line[:19] for line in (run / "log.txt").read_text().splitlines() if "  step " in line]
-    first, last = datetime.fromisoformat(told[0]), datetime.fromisoformat(told[-1])
-    return (last - first).total_seconds() / 60
+def minutes_and_loss(run: Path) -> tuple[float, float]:
+    """Between the first and the last line of the log that tell of a step; and the mean loss of the last quarter."""
+    told = [line for line in (run / "log.txt").read_text().splitlines() if "  step " in line]
+    first, last = datetime.fromisoformat(told[0][:19]), datetime.fromisoformat(told[-1][:19])
+    losses = [float(line.split("loss")[1].split()[0]) for line in told]
+    return (last - first).total_seconds() / 60, fmean(losses[-max(len(losses) // 4, 1) :])
 
 
 if __name__ == "__main__":

@@ -185,7 +185,7 @@ class ShardedTraining:
         manifest = self._processes.gather(found)[0]
         step = manifest["step"] if manifest else 0
         if manifest:
-            changes = require_same_experiment(manifest["config"], to_dict(self._config))
+            changes = require_same_experiment(manifest["config"], to_dict(self._config), to_dict(ExperimentConfig()))
             self._load(self._folder / f"{step:08d}", step)
             log.line(f"resumed from checkpoint {step:08d}" + (f"; changed: {changes}" if changes else ""))
         if self._processes.is_first:
@@ -256,8 +256,8 @@ def _device(name: str, config: ExperimentConfig, num_processes: int) -> torch.de
     place = build.select_device(name)
     if num_processes == 1 or place.type == "mps" or place.index is not None:
         raise build.DeviceError("needs several processes, started with torchrun, on cuda, a GPU each, or on cpu")
-    if config.training.precision == "float16" or config.training.compile:
-        raise ConfigError(["training: float16 and compile are not for sharded training; use bfloat16, float32"])
+    if config.training.precision == "float16" or config.training.compile or config.training.optimizer == "muon":
+        raise ConfigError(["training: float16, compile and muon are not for sharded training"])
     return place
 
 

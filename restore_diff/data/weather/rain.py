@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from restore_diff.data.weather.config import RainConfig
-from restore_diff.data.weather.ranges import range_names
+from restore_diff.data.weather.scene import draw_scene
 from restore_diff.data.weather.strokes import pixels_in_reach
 from restore_diff.data.weather.textures import TextureFolder
 from restore_diff.randomness import generator
@@ -65,7 +65,7 @@ def render_rain(clean: Images, config: RainConfig, seeds: Sequence[int]) -> Imag
         raise ValueError(f"expected one seed per image, got {len(clean)} images and {len(seeds)} seeds")
     height, width = clean.shape[-2:]
     randoms = [generator(seed, "rain") for seed in seeds]
-    scenes = [_draw_scene(config, random) for random in randoms]
+    scenes = [draw_scene(config, random) for random in randoms]
     if config.textures:
         textures = TextureFolder(config.textures)
         pieces = [_cut(textures, s, height, width, random) for s, random in zip(scenes, randoms, strict=True)]
@@ -94,13 +94,6 @@ class Streaks(NamedTuple):
     beading: Tensor
     frequency: Tensor  # radians per px along the streak
     phase: Tensor
-
-
-def _draw_scene(config: RainConfig, random: torch.Generator) -> dict[str, Tensor]:
-    """Draw a value of each range, for one image."""
-    names = range_names(config)
-    low, high = torch.tensor([getattr(config, name) for name in names]).unbind(1)
-    return dict(zip(names, torch.lerp(low, high, torch.rand(len(names), generator=random)), strict=True))
 
 
 def _cut(textures: TextureFolder, scene: dict[str, Tensor], height: int, width: int, random: torch.Generator) -> Tensor:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from restore_diff.data.weather.config import RaindropConfig
 from restore_diff.data.weather.drop_shapes import Drops, Water, Window, draw_drops, pour
-from restore_diff.data.weather.ranges import range_names
+from restore_diff.data.weather.scene import draw_scene
 from restore_diff.randomness import generator
 from restore_diff.tensors import Images
 
@@ -85,9 +85,7 @@ def render_raindrops(clean: Images, config: RaindropConfig, seeds: Sequence[int]
 
 def _draw(config: RaindropConfig, height: int, width: int, seed: int) -> tuple[dict[str, Tensor], Drops]:
     random = generator(seed, "raindrop")
-    names = range_names(config)
-    low, high = torch.tensor([getattr(config, name) for name in names]).unbind(1)
-    scene = dict(zip(names, torch.lerp(low, high, torch.rand(len(names), generator=random)), strict=True))
+    scene = draw_scene(config, random)
     return scene, draw_drops(scene, height, width, random)
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from restore_diff.data.weather.config import SnowConfig
-from restore_diff.data.weather.ranges import range_names
+from restore_diff.data.weather.scene import draw_scene
 from restore_diff.data.weather.strokes import pixels_in_reach, spread
 from restore_diff.data.weather.textures import TextureFolder
 from restore_diff.randomness import generator
@@ -79,7 +79,7 @@ def render_snow(clean: Images, config: SnowConfig, seeds: Sequence[int]) -> Imag
         raise ValueError(f"expected one seed per image, got {len(clean)} images and {len(seeds)} seeds")
     height, width = clean.shape[-2:]
     randoms = [generator(seed, "snow") for seed in seeds]
-    scenes = [_draw_scene(config, random) for random in randoms]
+    scenes = [draw_scene(config, random) for random in randoms]
     if config.masks:
         masks = TextureFolder(config.masks)
         pieces = [_cut(masks, s, height, width, random) for s, random in zip(scenes, randoms, strict=True)]
@@ -106,13 +106,6 @@ class Crystals(NamedTuple):
 
 
 NOTHING = Crystals(*torch.zeros(len(Crystals._fields), 0))
-
-
-def _draw_scene(config: SnowConfig, random: torch.Generator) -> dict[str, Tensor]:
-    """Draw a value of each range, for one image."""
-    names = range_names(config)
-    low, high = torch.tensor([getattr(config, name) for name in names]).unbind(1)
-    return dict(zip(names, torch.lerp(low, high, torch.rand(len(names), generator=random)), strict=True))
 
 
 def _colour(scene: dict[str, Tensor]) -> Tensor:
