@@ -83,48 +83,41 @@ class Restorer:
         restored in bands of rows. Raises ValueError for images or names of another form, FloatingPointError when
         float32 fails as well.
         """
-        if self.samples.number > 1:
-            return self.restore_with_spread(degraded, names, seed).images
-        _check(degraded, names)
-        with torch.inference_mode():
-            restored = self._sample(degraded, names, seed)
-        # An ordinary tensor: one made in inference mode refuses in-place changes outside it.
-        return restored.clone() if restored.is_inference() else restored
+        return self._restore(degraded, names, seed, with_spread=False)[0]
 
     def restore_with_spread(self, degraded: Images, names: Sequence[str], seed: int = 0) -> Restoration:
         """As `restore`, and how far the samples lie apart: 0 where there is but one."""
-        if self.samples.number == 1:
-            restored = self.restore(degraded, names, seed)
-            return Restoration(restored, torch.zeros_like(restored))
-        _check(degraded, names)
-        with torch.inference_mode():
-            mean = self._sample(degraded, names, seed)
-            squares = torch.zeros_like(mean)
-            for further in range(1, self.samples.number):  # Welford (1962): exact where samples are nearly equal
-                if self.samples.mirror and further % 2:
-                    sample = self._sample(degraded.flip(-1), names, seed + further).flip(-1)
-                else:
-                    sample = self._sample(degraded, names, seed + further)
-                change = sample - mean
-                mean += change / (further + 1)
-                squares += change.square_().mul_(further / (further + 1))
-            spread = squares.div_(self.samples.number - 1).sqrt_()
-        return Restoration(mean.clone(), spread.clone())
+        return Restoration(*self._restore(degraded, names, seed, with_spread=True))
 
-    def _sample(self, degraded: Images, names: Sequence[str], seed: int) -> Images:
-        """One sample of each image, in [0, 1] and finite."""
-        height, width = degraded.shape[-2:]
-        cuts = bands(height, width)
-        if len(cuts.starts) == 1:
-            return self._sample_finite(degraded, Noise(degraded.shape[1:], names, seed, rows=(0, height)))
-        with torch.inference_mode(False):  # an ordinary tensor from the start: a copy of a large image is one too many
-            restored = torch.zeros_like(degraded, dtype=torch.float32)
+    def _restore(self, degraded: Images, names: Sequence[str], seed: int, with_spread: bool) -> list[Images]:
+        """Band by band, so that of a very large image only inputs and results are whole in memory."""
+        _check(degraded, names)
+        # Ordinary tensors: those made in inference mode refuse in-place changes outside it.
+        results = [torch.zeros_like(degraded, dtype=torch.float32) for _ in range(1 + with_spread)]
+        cuts = bands(*degraded.shape[-2:])
         for start, weight in zip(cuts.starts, cuts.weights, strict=True):
-            rows = slice(start, start + len(weight))
-            noise = Noise(degraded.shape[1:], names, seed, rows=(rows.start, rows.stop))
-            band = self._sample_finite(degraded[..., rows, :], noise)
-            restored[..., rows, :].addcmul_(band, weight[:, None].to(band))
-        return restored.clamp_(0, 1)
+            noise = Noise(degraded.shape[1:], names, seed, rows=(start, start + len(weight)))
+            rows = slice(*noise.rows)
+            with torch.inference_mode():
+                found = self._samples(degraded[..., rows, :], noise)
+                for result, band in zip(results, found, strict=False):
+                    result[..., rows, :].addcmul_(band, weight[:, None].to(band))
+        return [result.clamp_(0, 1) for result in results]
+
+    def _samples(self, degraded: Images, noise: Noise) -> tuple[Images, Images]:
+        """The mean of the samples, and their standard deviation."""
+        mean = self._sample_finite(degraded, noise)
+        squares = torch.zeros_like(mean)
+        for further in range(1, self.samples.number):  # Welford (1962): exact where samples are nearly equal
+            of_sample = noise._replace(seed=noise.seed + further)
+            if self.samples.mirror and further % 2:
+                sample = self._sample_finite(degraded.flip(-1), of_sample).flip(-1)
+            else:
+                sample = self._sample_finite(degraded, of_sample)
+            change = sample - mean
+            mean += change / (further + 1)
+            squares += change.square_().mul_(further / (further + 1))
+        return mean, squares.div_(max(self.samples.number - 1, 1)).sqrt_()
 
     def _sample_finite(self, degraded: Images, noise: Noise) -> Images:
         restored = self._sample_in_memory(self.precision, degraded, noise)

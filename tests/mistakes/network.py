@@ -106,8 +106,8 @@ MUTATIONS = [
     ),
     (
         "restore_diff/restoration/restorer.py",
-        "                    sample = self._sample(degraded, names, seed + further)",
-        "                    sample = self._sample(degraded, names, seed)",
+        "noise._replace(seed=noise.seed + further)",
+        "noise",
         "tests/restoration/test_memory_and_samples.py::test_the_mean_and_spread_of_samples_are_those_of_single_samples",
     ),
     (
@@ -119,8 +119,8 @@ MUTATIONS = [
     ),
     (
         "restore_diff/restoration/restorer.py",
-        "rows=(rows.start, rows.stop)",
-        "rows=(0, rows.stop - rows.start)",
+        "rows=(start, start + len(weight))",
+        "rows=(0, len(weight))",
         "tests/restoration/test_memory_and_samples.py"
         "::test_in_bands_every_pixel_has_the_noise_that_it_has_in_the_whole",
     ),
