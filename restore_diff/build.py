@@ -35,7 +35,9 @@ from restore_diff.metrics.perceptual import LPIPS, find_lpips_weights
 from restore_diff.metrics.protocols import select_protocols
 from restore_diff.metrics.weights import MetricUnavailable
 from restore_diff.models.networks import Network, make_network
+from restore_diff.models.unet import UNet
 from restore_diff.randomness import mix
+from restore_diff.restoration.recognition import Recognition
 from restore_diff.restoration.restorer import Restorer, Samples
 
 LAYERS = {"rain": RainRenderer, "haze": HazeRenderer, "snow": SnowRenderer, "raindrop": RaindropRenderer}
@@ -93,18 +95,25 @@ def restorer(
     """Restores with the weights that `model` has when called; `model` is on `device`, in evaluation mode.
 
     `weather`: what all photographs are said to show, e.g. "rain+haze". ConfigError where the network takes no hint.
+    If None, a network that can recognise the weather looks at each image first.
     """
     predictor: Predictor = model
+    recognition = None
     if weather is not None:
         if not config.model.hint:
             raise ConfigError(
                 ["--weather: these weights cannot be told the weather (model.hint is false); leave it out"]
             )
         predictor = partial(model, weather=hints([weather]).to(device))
+    elif isinstance(model, UNet) and config.model.recognise:
+        last_t = config.schedule.num_timesteps - 1
+        recognition = Recognition(
+            model.recognise, lambda hint: partial(model, weather=hint), last_t, model.size_multiple, device
+        )
     with settings_of("sampler"):
         sampler = SAMPLERS[config.sampler.name](schedule(config), config.diffusion.prediction, config.sampler)
     samples = Samples(config.sampler.num_samples, config.sampler.mirror)
-    return Restorer(predictor, sampler, config.tiling, model.size_multiple, device, precision, samples)
+    return Restorer(predictor, sampler, config.tiling, model.size_multiple, device, precision, samples, recognition)
 
 
 def renderer(config: DataConfig, pairs: Sequence[PairPath] = ()) -> WeatherRenderer | None:

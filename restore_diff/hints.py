@@ -29,3 +29,13 @@ def hints_with_dropout(weathers: Sequence[str | None], positions: Sequence[int],
     """`hints`, a share `dropout` of them kept secret (Ho & Salimans, 2022): which ones depends on (seed, position)."""
     drawn = [torch.rand((), generator=generator(seed, "hint", position)).item() for position in positions]
     return hints([weather if draw >= dropout else None for weather, draw in zip(weathers, drawn, strict=True)])
+
+
+def decided(logits: Tensor) -> Tensor:
+    """Logits of each kind, (batch, 5), to hints: the kinds that are more likely than not.
+
+    Where there are none, or "none" beside another, the weather is not known: all 0.
+    """
+    likely = (logits > 0).to(torch.float32)
+    none, weather = likely[:, :1] > 0, likely[:, 1:].sum(1, keepdim=True) > 0
+    return likely.masked_fill(none & weather, 0)

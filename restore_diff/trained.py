@@ -17,6 +17,8 @@ RUNS = Path("runs")
 SHIPPED = Path(__file__).resolve().parent / "weights" / "all_weather.safetensors"
 """Weights for all weathers that come with the package; docs/model_card.md says what they are."""
 SHIPPED_NAME = Path("shipped")
+WEATHER_HEAD = "weather_head."
+"""How the names of its weights begin."""
 TYPICAL_SIZE = (480, 720)
 
 
@@ -108,6 +110,9 @@ def initial_network(config: ExperimentConfig) -> Network:
     if not config.training.initial_weights:
         return build.network(config)
     path, _, weights = load_experiment(Path(config.training.initial_weights))
+    if config.model.recognise:  # those that could not do it yet begin it from the seed
+        head = {name: new for name, new in build.network(config).state_dict().items() if name.startswith(WEATHER_HEAD)}
+        weights = weights._replace(tensors=head | weights.tensors)
     try:
         return trained_network(config, weights, torch.device("cpu"))
     except WeightsError as error:

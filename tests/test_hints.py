@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from restore_diff.hints import KINDS, hints, hints_with_dropout
+from restore_diff.hints import KINDS, decided, hints, hints_with_dropout
 
 
 def test_each_kind_has_its_place_and_two_at_once_have_both():
@@ -30,3 +30,10 @@ def test_every_weather_of_the_renderer_is_a_hint():
     from restore_diff.data.weather.config import Weather
 
     assert hints(get_args(Weather)).shape == (8, 5)
+
+
+def test_a_belief_becomes_a_hint_where_it_is_more_likely_than_not():
+    """In doubt, and where it contradicts itself, the network is told nothing."""
+    logits = torch.tensor([[-1.0, 2, -1, -1, -1], [-1, 2, 0.1, -1, -1], [-1, -1, -1, -1, -1], [1, 2, -1, -1, -1]])
+    assert torch.equal(decided(logits), hints(["rain", "rain+haze", None, None]))
+    assert torch.equal(decided(torch.tensor([[3.0, -1, -1, -1, -1]])), hints(["none"]))

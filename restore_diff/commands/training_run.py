@@ -69,7 +69,8 @@ def _train(
     build.protocols(config, test_pairs.protocols)  # a wrong name is told before the training, not after it
     batches = build.batches(config, training_pairs, processes.rank, processes.num)
     model = trained.initial_network(config)
-    optimisation = Optimisation(model, build.diffusion(config), config.training, config.seed, device, processes)
+    with build.settings_of("training"):
+        optimisation = Optimisation(model, build.diffusion(config), config.training, config.seed, device, processes)
     restorer = build.restorer(config, model, device, config.training.precision)
 
     say(f"restore_diff {__version__}  torch {torch.__version__}  {_machine(device, processes.num)}")

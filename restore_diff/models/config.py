@@ -29,5 +29,8 @@ class NetworkConfig:
         default=1, ge=1, le=8, description="work at 1/unshuffle of the size, space folded into channels"
     )
     hint: bool = Field(default=False, description="can be told the weather, and learns to do without")
+    recognise: bool = Field(
+        default=False, description="unet with a hint: can say what weather it sees, once training.part=recognition"
+    )
     image_channels: int = Field(default=3, ge=1, description="channels of x_t and of the output")
     condition_channels: int = Field(default=3, ge=0, description="channels of the degraded image; 0: no condition")

@@ -65,6 +65,26 @@ class WeatherEmbedding(nn.Linear):
             return F.linear(input.to(widened(self.weight).dtype), widened(self.weight))
 
 
+class WeatherHead(nn.Module):
+    """Features of several layers to logits of the kinds of weather, by their means and deviations over the image."""
+
+    def __init__(self, widths: list[int], hidden_channels: int = 64):
+        super().__init__()
+        self.norm = nn.LayerNorm(2 * sum(widths))
+        self.hidden = nn.Linear(2 * sum(widths), hidden_channels)
+        self.out = zeroed(nn.Linear(hidden_channels, len(KINDS)))
+
+    def forward(self, features: list[Images]) -> Tensor:
+        """(batch, len(KINDS)), in float32 under any autocast."""
+        with torch.autocast(features[0].device.type, enabled=False):
+            wide = [widened(layer).flatten(2) for layer in features]
+            pooled = torch.cat([part for layer in wide for part in (layer.mean(2), layer.std(2, correction=0))], dim=1)
+            normed = F.layer_norm(
+                pooled, self.norm.normalized_shape, widened(self.norm.weight), widened(self.norm.bias)
+            )
+            return _wide_linear(self.out, F.silu(_wide_linear(self.hidden, normed)))
+
+
 def wide_convolution(layer: nn.Conv2d, features: Images) -> Images:
     """What a 3x3 convolution puts out, in float32 under any autocast and for any dtype of its weights."""
     features = widened(features)

@@ -26,6 +26,8 @@ class NAFNet(nn.Module):
 
     def __init__(self, config: NetworkConfig):
         super().__init__()
+        if config.recognise:
+            raise ValueError("recognise=true is for kind=unet")
         self.config = config
         widths = [config.base_channels * multiplier for multiplier in config.channel_multipliers]
         pairs = list(pairwise(widths))

@@ -14,6 +14,7 @@ from restore_diff.models.layers import (
     TimeEmbedding,
     Upsample,
     WeatherEmbedding,
+    WeatherHead,
     wide_convolution,
     zeroed,
 )
@@ -48,6 +49,7 @@ class UNet(nn.Module):
         self.up_blocks = nn.ModuleList(UpBlock(config, level) for level in reversed(levels))
         self.conv_norm_out = nn.GroupNorm(config.num_groups, widths[0], NORM_EPSILON)
         self.conv_out = zeroed(nn.Conv2d(widths[0], config.image_channels * folded, 3, padding=1))
+        self.weather_head = WeatherHead([*_skip_widths(config), widths[-1]]) if config.recognise else None
 
     @property
     def size_multiple(self) -> int:
@@ -62,6 +64,27 @@ class UNet(nn.Module):
         Raises ValueError for a condition that is missing, superfluous or of another shape, and for a size that is no
         multiple of `size_multiple`.
         """
+        skips, features, embedding = self._encode(x_t, t, degraded, weather)
+        for block in self.up_blocks:
+            features = block(features, skips, embedding)
+        features = wide_convolution(self.conv_out, F.silu(self.conv_norm_out(features)))
+        return F.pixel_shuffle(features, self.config.unshuffle)
+
+    def recognise(self, x_t: Images, t: Timesteps, degraded: Images) -> Tensor:
+        """What weather `degraded` shows: logits, (batch, len(KINDS)), float32, for a config with `recognise`.
+
+        Learned from the features of the network at pure noise, the last t, when it is told nothing. They get no
+        gradient.
+        """
+        assert self.weather_head is not None, "model.recognise is false"
+        with torch.no_grad():
+            skips, features, _ = self._encode(x_t, t, degraded, None)
+        return self.weather_head([*skips, features])
+
+    def _encode(
+        self, x_t: Images, t: Timesteps, degraded: Images | None, weather: Tensor | None
+    ) -> tuple[list[Images], Images, Tensor]:
+        """The skips, the features at the smallest size, and the embedding."""
         check_inputs(self.config, self.size_multiple, x_t, t, degraded)
         inputs = x_t if degraded is None else torch.cat([degraded, x_t], dim=1)
         inputs = F.pixel_unshuffle(inputs.to(self.conv_in.weight.dtype), self.config.unshuffle)
@@ -74,11 +97,7 @@ class UNet(nn.Module):
         skips = [features]
         for block in self.down_blocks:
             skips += block(skips[-1], embedding)
-        features = self.mid_block(skips[-1], embedding)
-        for block in self.up_blocks:
-            features = block(features, skips, embedding)
-        features = wide_convolution(self.conv_out, F.silu(self.conv_norm_out(features)))
-        return F.pixel_shuffle(features, self.config.unshuffle)
+        return skips, self.mid_block(skips[-1], embedding), embedding
 
 
 class DownBlock(nn.Module):
@@ -145,6 +164,13 @@ def _widths(config: NetworkConfig) -> list[int]:
     return [config.base_channels * multiplier for multiplier in config.channel_multipliers]
 
 
+def _skip_widths(config: NetworkConfig) -> list[int]:
+    """Channels of each skip: of the first convolution, then of the blocks of each level and what follows them."""
+    widths = _widths(config)
+    following = [1] * (len(widths) - 1) + [0]
+    return widths[:1] + [w for w, more in zip(widths, following, strict=True) for _ in range(config.num_blocks + more)]
+
+
 def _embedding_channels(config: NetworkConfig) -> int:
     return 4 * _widths(config)[0]
 
@@ -158,6 +184,8 @@ def _attention(config: NetworkConfig, width: int, present: bool) -> SelfAttentio
 
 
 def _check(config: NetworkConfig) -> None:
+    if config.recognise and not config.hint:
+        raise ValueError("recognise=true needs hint=true: what is recognised is what the network is told")
     widths = _widths(config)
     for width in widths:
         if width % config.num_groups:

@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 
@@ -14,6 +15,7 @@ from restore_diff.restoration.budget import bands, halved, tiles_per_batch
 from restore_diff.restoration.config import TilingConfig
 from restore_diff.restoration.noise import Noise
 from restore_diff.restoration.padding import crop_to, pad_to
+from restore_diff.restoration.recognition import Recognition
 from restore_diff.restoration.tiling import TiledPredictor
 from restore_diff.tensors import Images, Timesteps, to_model_range, to_unit_range
 
@@ -55,8 +57,11 @@ class Restorer:
         device: torch.device | str,
         precision: str = "float32",
         samples: Samples = ONE_SAMPLE,
+        recognition: Recognition | None = None,
     ):
-        """`predictor`: on `device`, in evaluation mode; `precision`, one of PRECISIONS, is that of its own arithmetic.
+        """`recognition` finds the predictor of each image; without it all have the one given.
+
+        `predictor`: on `device`, in evaluation mode; `precision`, one of PRECISIONS, is that of its own arithmetic.
 
         Raises ValueError for an unknown precision, and for tiles that the network cannot take.
         """
@@ -69,6 +74,7 @@ class Restorer:
         self.device = torch.device(device)
         self.precision = precision
         self.samples = samples
+        self.recognition = recognition
         if tiling.tile_size_px:
             TiledPredictor(predictor, tiling, size_multiple)  # what does not fit is told before any image
 
@@ -92,6 +98,10 @@ class Restorer:
     def _restore(self, degraded: Images, names: Sequence[str], seed: int, with_spread: bool) -> list[Images]:
         """Band by band, so that of a very large image only inputs and results are whole in memory."""
         _check(degraded, names)
+        if self.recognition is not None:
+            images = zip(degraded.split(1), names, strict=True)
+            each = [self._told(image)._restore(image, [name], seed, with_spread) for image, name in images]
+            return each[0] if len(each) == 1 else [torch.cat(parts) for parts in zip(*each, strict=True)]
         # Ordinary tensors: those made in inference mode refuse in-place changes outside it.
         results = [torch.zeros_like(degraded, dtype=torch.float32) for _ in range(1 + with_spread)]
         cuts = bands(*degraded.shape[-2:])
@@ -103,6 +113,13 @@ class Restorer:
                 for result, band in zip(results, found, strict=False):
                     result[..., rows, :].addcmul_(band, weight[:, None].to(band))
         return [result.clamp_(0, 1) for result in results]
+
+    def _told(self, degraded: Images) -> Self:
+        """A restorer of this one image, whose weather it knows."""
+        assert self.recognition is not None
+        told = copy(self)
+        told.predictor, told.recognition = self.recognition.predictor(degraded), None
+        return told
 
     def _samples(self, degraded: Images, noise: Noise) -> tuple[Images, Images]:
         """The mean of the samples, and their standard deviation."""

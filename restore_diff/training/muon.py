@@ -12,7 +12,7 @@ COEFFICIENTS = 3.4445, -4.7750, 2.0315
 """Of the quintic that Jordan et al. iterate: it takes singular values to between 0.7 and 1.2, not to 1, but quickly."""
 UPDATE_RMS = 0.2
 """Of AdamW's updates in units of the rate, so that one rate does for both; Liu et al. (2025, arXiv 2502.16982)."""
-ENDS = ("conv_in.", "conv_out.", "weather_embedding.")
+ENDS = ("conv_in.", "conv_out.", "weather_embedding.", "weather_head.")
 """Layers that read or write images and hints: no matrices between features."""
 
 
@@ -30,7 +30,7 @@ class Muon(AdamW):
     """
 
     def __init__(self, model: nn.Module, lr: float, weight_decay: float, dtype: torch.dtype):
-        named = dict(model.named_parameters())
+        named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         matrices = [parameter for name, parameter in named.items() if is_inner_matrix(name, parameter)]
         others = [parameter for name, parameter in named.items() if not is_inner_matrix(name, parameter)]
         groups = [{"params": others, "orthogonal": False}, {"params": matrices, "orthogonal": True}]
@@ -58,8 +58,8 @@ class Muon(AdamW):
             assert matrix.grad is not None
             state = self.state[matrix]
             if not state:
-                state.update(step=torch.zeros(()), exp_avg=torch.zeros_like(matrix))
-            state["step"] += done.to(state["step"].device)
+                state.update(step=torch.zeros((), device=matrix.device), exp_avg=torch.zeros_like(matrix))
+            state["step"] += done
             gradient = torch.where(done > 0, matrix.grad, 0)
             state["exp_avg"].lerp_(gradient, (1 - MOMENTUM) * done)
             directions.append(gradient.lerp(state["exp_avg"], MOMENTUM).flatten(1))  # Nesterov's

@@ -7,19 +7,21 @@ from itertools import islice
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import AdamW
 
 from restore_diff.diffusion.gaussian import GaussianDiffusion, draw_noise, draw_timesteps
 from restore_diff.diffusion.prediction import Predictor
-from restore_diff.hints import hints_with_dropout
+from restore_diff.hints import hints, hints_with_dropout
 from restore_diff.randomness import mix
 from restore_diff.tensors import Images, Timesteps, to_model_range
 from restore_diff.training.config import TrainingConfig
 from restore_diff.training.distributed import ALONE, Processes
 from restore_diff.training.ema import ExponentialMovingAverage
 from restore_diff.training.muon import Muon
+from restore_diff.training.recogniser import Recogniser
 from restore_diff.training.watch import FiniteGuard, Meter
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -60,7 +62,8 @@ def new_optimizer(model: nn.Module, config: TrainingConfig) -> AdamW:
     rate, decay = config.learning_rate, config.weight_decay
     if config.optimizer == "muon":
         return Muon(model, rate, decay, torch.float32 if config.precision == "float32" else torch.bfloat16)
-    return AdamW(model.parameters(), lr=rate, weight_decay=decay, fused=True)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return AdamW(trained, lr=rate, weight_decay=decay, fused=True)
 
 
 class Optimisation:
@@ -83,8 +86,11 @@ class Optimisation:
         self._memory_format = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self._takes_hints = getattr(model, "weather_embedding", None) is not None
         self.model = model.to(device, memory_format=self._memory_format).train()  # type: ignore[call-overload]
+        network = torch.compile(model) if config.compile else model
+        if config.part == "recognition":
+            network = Recogniser(model)
         # Before the averages are copied from the weights, because all start from the first process's.
-        self._network = processes.sharing_gradients(torch.compile(model) if config.compile else model)  # type: ignore[arg-type]
+        self._network = processes.sharing_gradients(network)  # type: ignore[arg-type]
         self.ema = ExponentialMovingAverage(model, config.ema_decay)
         self.optimizer = new_optimizer(model, config)
         self.scaler = GradScaler(device.type, enabled=config.precision == "float16")
@@ -127,8 +133,19 @@ class Optimisation:
         kind, num_timesteps = self._diffusion.config.timesteps, self._diffusion.schedule.num_timesteps
         t = draw_timesteps(kind, first, num, total, num_timesteps, self._seed, num_steps_done)
         epsilon = draw_noise(clean, batch.positions, self._seed)
+        if self._config.part == "recognition":
+            last = torch.full_like(t, num_timesteps - 1)
+            return self._recognition_loss(batch, epsilon, self._on(last), degraded).sum() / total
         predict = self._predictor(batch)
         return self._diffusion.loss(predict, clean, degraded, self._on(t), epsilon).sum() / total
+
+    def _recognition_loss(self, batch: TrainingBatch, noise: Images, last: Timesteps, degraded: Images) -> Tensor:
+        """(batch,): the cross-entropy of each kind of weather, their mean, where it is known; else 0."""
+        known = self._on(torch.tensor([weather is not None for weather in batch.weathers]))
+        with self._autocast():
+            logits = self._network(noise, last, degraded)
+        errors = F.binary_cross_entropy_with_logits(logits, self._on(hints(batch.weathers)), reduction="none")
+        return errors.mean(1) * known
 
     def _predictor(self, batch: TrainingBatch) -> Predictor:
         """The network, told the weather of some samples where it can be told."""

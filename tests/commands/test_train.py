@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_run import arguments, enter, run_train, scores, summary, tree, write_image, write_pairs
+from tiny_run import arguments, enter, run_test, run_train, scores, summary, tree, write_image, write_pairs
 
 from restore_diff import build
 from restore_diff.commands import training_run
@@ -373,3 +373,18 @@ def test_training_can_start_from_weights(done, capsys):
     assert run_train(*again, "name=lost", "training.initial_weights=nowhere") == 2
     assert complaints(capsys) == ["train.py: nowhere: no such checkpoint, weights file or run folder"]
     assert not Path("runs/wider").exists() and not Path("runs/lost").exists()
+
+
+def test_recognition_is_learned_on_weights_that_have_none_and_used_by_restoring(here, capsys):
+    rendered = ["data.train=skimage", "data.weather={rain: 0.5, haze: 0.5}", "model.hint=true"]
+    assert run_train(*rendered, "name=blind") == 0
+    learn = [*rendered, "name=sees", "training.initial_weights=runs/blind", "training.part=recognition"]
+    assert run_train(*learn) == 2
+    (told,) = complaints(capsys)
+    assert told == "train.py: training: part=recognition needs a network with model.recognise=true"
+    assert run_train(*learn, "model.recognise=true") == 0
+    before, after = (load_file(Path(f"runs/{n}/checkpoints/00000004/ema.safetensors")) for n in ("blind", "sees"))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert sorted(after.keys() - before.keys())[0] == "weather_head.hidden.bias"
+    assert (after["weather_head.out.bias"] != 0).all()
+    assert run_test("--ckpt", "runs/sees", "--weather", "rain") == run_test("--ckpt", "runs/sees") == 0

@@ -62,11 +62,22 @@ def toy_batches(config: TrainingConfig, processes: Processes = ALONE) -> Callabl
 
 
 def toy_optimisation(
-    config: TrainingConfig, dropout: float = 0.2, processes: Processes = ALONE, hint: bool = False
+    config: TrainingConfig,
+    dropout: float = 0.2,
+    processes: Processes = ALONE,
+    hint: bool = False,
+    recognise: bool = False,
 ) -> Optimisation:
     torch.manual_seed(SEED)
     small = {"base_channels": 8, "channel_multipliers": (1, 2), "num_blocks": 1, "num_groups": 4}
-    small |= {"attention_levels": (), "mid_attention": False, "head_channels": 8, "dropout": dropout, "hint": hint}
+    small |= {
+        "attention_levels": (),
+        "mid_attention": False,
+        "head_channels": 8,
+        "dropout": dropout,
+        "hint": hint or recognise,
+    }
+    small |= {"recognise": recognise}
     model = UNet(NetworkConfig(**small))
     diffusion = GaussianDiffusion(NoiseSchedule(ScheduleConfig()), DiffusionConfig(prediction="residual"))
     return Optimisation(model, diffusion, config, SEED, torch.device("cpu"), processes)
@@ -81,7 +92,7 @@ def rising_score(model: torch.nn.Module, step: int) -> dict[str, float]:
 
 def toy_trainer(run: RunFolder, log: RunLog | Silence, config: TrainingConfig, **changes: Any) -> Trainer:
     parts = {
-        "optimisation": toy_optimisation(config),
+        "optimisation": toy_optimisation(config, recognise=config.part == "recognition"),
         "batches_from": toy_batches(config),
         "config": config,
         "experiment": {"seed": SEED, "training": {"num_steps": config.num_steps}},
