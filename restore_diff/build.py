@@ -94,8 +94,8 @@ def restorer(
 ) -> Restorer:
     """Restores with the weights that `model` has when called; `model` is on `device`, in evaluation mode.
 
-    `weather`: what all photographs are said to show, e.g. "rain+haze". ConfigError where the network takes no hint.
-    If None, a network that can recognise the weather looks at each image first.
+    `weather`: what all photographs are said to show, e.g. "rain+haze", "none" or "unknown". If None, a network that can
+    recognise the weather looks at each image first. ConfigError where the network takes no hint.
     """
     predictor: Predictor = model
     recognition = None
@@ -104,7 +104,7 @@ def restorer(
             raise ConfigError(
                 ["--weather: these weights cannot be told the weather (model.hint is false); leave it out"]
             )
-        predictor = partial(model, weather=hints([weather]).to(device))
+        predictor = partial(model, weather=hints([None if weather == "unknown" else weather]).to(device))
     elif isinstance(model, UNet) and config.model.recognise:
         last_t = config.schedule.num_timesteps - 1
         recognition = Recognition(

@@ -9,7 +9,7 @@ from restore_diff.files import printable
 
 QUALITIES = ("fast", "balanced", "best")
 SAMPLERS = ("ddim", "dpm++2m", "unipc", "heun")
-WEATHERS = ("auto", "rain", "haze", "snow", "raindrop", "rain+haze", "snow+haze", "rain+raindrop")
+WEATHERS = ("auto", "rain", "haze", "snow", "raindrop", "rain+haze", "snow+haze", "rain+raindrop", "none", "unknown")
 CHECKPOINT = "run folder, checkpoint or weights file (default: the newest run, or `shipped` where there is none)"
 METRICS = ("psnr", "ssim", "lpips")
 DTYPES = {

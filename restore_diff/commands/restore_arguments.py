@@ -60,7 +60,7 @@ def _add_restoring(parser: argparse.ArgumentParser) -> None:
         "--weather",
         choices=WEATHERS,
         default="auto",
-        help="what the photographs show, for weights that can be told; auto: they see for themselves",
+        help="what the photographs show, for weights that can be told; auto: they see for themselves; unknown: without",
     )
     how.add_argument("--steps", type=count(1), metavar="N", help="network calls per image")
     how.add_argument("--sampler", choices=SAMPLERS)

@@ -57,7 +57,7 @@ def test_a_photograph_is_restored_without_any_run(rainy, capsys):
 
 
 def test_a_hint_tells_the_network_what_to_take_out(rainy):
-    blind, rain, haze = restored(), restored("--weather", "rain"), restored("--weather", "haze")
+    blind, rain, haze = (restored("--weather", kind) for kind in ("unknown", "rain", "haze"))
     assert (blind != rain).any() and (rain != haze).any()
     clean, _ = rainy
     assert peak_signal_noise_ratio(clean, rain) > peak_signal_noise_ratio(clean, haze) + 1

@@ -41,6 +41,15 @@ def test_it_reads_features_that_it_does_not_change():
     assert (model.weather_head.hidden.weight.grad.abs().amax(0) > 0).all()
 
 
+def test_the_last_features_are_among_those_it_reads():
+    """Those of the middle, which see most: setting them to zero changes the belief."""
+    model, given = network(), inputs()
+    with torch.no_grad():
+        before = model.recognise(*given)
+        model.mid_block.register_forward_hook(lambda *_: torch.zeros(2, 24, 2, 3))
+        assert (model.recognise(*given) - before).abs().max() > 1e-4
+
+
 def test_it_sees_the_degraded_image_and_restores_as_without_it():
     model, (x_t, t, degraded) = network(), inputs()
     with torch.no_grad():

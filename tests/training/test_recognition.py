@@ -41,7 +41,11 @@ def test_the_loss_is_the_cross_entropy_of_each_kind_where_the_weather_is_known()
     optimisation = toy_optimisation(config, recognise=True)
     (batch,) = hazy_or_not(config, 1)
     share = hints(batch.weathers).sum() / len(batch.weathers)
+    asked, network = [], optimisation._network
+    optimisation._network = lambda x_t, t, degraded: (asked.append((x_t, t)), network(x_t, t, degraded))[1]
     optimisation.advance(0, iter([batch]))
+    ((x_t, t),) = asked
+    assert t.eq(999).all() and abs(x_t.mean()) < 0.1  # noise alone, and said to be
     assert optimisation.meter.read()[0] == pytest.approx(share.item() * 0.693147, rel=1e-5)
 
 

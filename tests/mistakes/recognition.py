@@ -1,0 +1,81 @@
+"""Deliberate mistakes in recognising the weather."""
+
+HINTS = "tests/test_hints.py::"
+MODELS = "tests/models/test_recognition.py::"
+RESTORING = "tests/restoration/test_recognition.py::"
+TRAINING = "tests/training/test_recognition.py::"
+
+MUTATIONS = [
+    (
+        "restore_diff/hints.py",
+        "likely.masked_fill(none & weather, 0)",
+        "likely",
+        f"{HINTS}test_a_belief_becomes_a_hint_where_it_is_more_likely_than_not",
+    ),
+    (
+        "restore_diff/models/unet.py",
+        "with torch.no_grad():",
+        "with torch.enable_grad():",
+        f"{MODELS}test_it_reads_features_that_it_does_not_change",
+    ),
+    (
+        "restore_diff/models/unet.py",
+        "self.weather_head([*skips, features])",
+        "self.weather_head([*skips, skips[-1]])",
+        f"{MODELS}test_the_last_features_are_among_those_it_reads",
+    ),
+    (
+        "restore_diff/restoration/recognition.py",
+        ".mean(0, keepdim=True)",
+        "[:1]",
+        f"{RESTORING}test_the_belief_is_the_mean_over_the_windows",
+    ),
+    (
+        "restore_diff/restoration/recognition.py",
+        "self.last_t, device",
+        "0, device",
+        f"{RESTORING}test_a_small_image_is_seen_whole_at_the_last_t_as_the_network_needs_it",
+    ),
+    (
+        "restore_diff/restoration/recognition.py",
+        "/ (number - 1))",
+        "/ number)",
+        f"{RESTORING}test_of_a_large_image_nine_windows_reach_its_ends",
+    ),
+    (
+        "restore_diff/restoration/restorer.py",
+        "self._told(image)._restore(image",
+        "self._told(degraded[:1])._restore(image",
+        f"{RESTORING}test_images_of_a_batch_are_looked_at_one_by_one",
+    ),
+    (
+        "restore_diff/training/recogniser.py",
+        "        network.requires_grad_(False)\n",
+        "",
+        f"{TRAINING}test_it_learns_the_weather_and_leaves_the_network_as_it_was",
+    ),
+    (
+        "restore_diff/training/optimisation.py",
+        "errors.mean(1) * known",
+        "errors.mean(1)",
+        f"{TRAINING}test_the_loss_is_the_cross_entropy_of_each_kind_where_the_weather_is_known",
+    ),
+    (
+        "restore_diff/training/optimisation.py",
+        "torch.full_like(t, num_timesteps - 1)",
+        "t",
+        f"{TRAINING}test_the_loss_is_the_cross_entropy_of_each_kind_where_the_weather_is_known",
+    ),
+    (
+        "restore_diff/trained.py",
+        "tensors=head | weights.tensors",
+        "tensors=weights.tensors",
+        "tests/commands/test_train.py::test_recognition_is_learned_on_weights_that_have_none_and_used_by_restoring",
+    ),
+    (
+        "restore_diff/build.py",
+        'None if weather == "unknown" else weather',
+        "weather",
+        "tests/commands/test_shipped.py::test_a_hint_tells_the_network_what_to_take_out",
+    ),
+]
