@@ -21,7 +21,7 @@ from restore_diff.training.config import TrainingConfig
 from restore_diff.training.distributed import ALONE, Processes
 from restore_diff.training.ema import ExponentialMovingAverage
 from restore_diff.training.muon import Muon
-from restore_diff.training.recogniser import Recogniser
+from restore_diff.training.recogniser import Recogniser, all_but_recognition
 from restore_diff.training.watch import FiniteGuard, Meter
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -86,11 +86,9 @@ class Optimisation:
         self._memory_format = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self._takes_hints = getattr(model, "weather_embedding", None) is not None
         self.model = model.to(device, memory_format=self._memory_format).train()  # type: ignore[call-overload]
-        network = torch.compile(model) if config.compile else model
-        if config.part == "recognition":
-            network = Recogniser(model)
+        network = Recogniser(model) if config.part == "recognition" else all_but_recognition(model)
         # Before the averages are copied from the weights, because all start from the first process's.
-        self._network = processes.sharing_gradients(network)  # type: ignore[arg-type]
+        self._network = processes.sharing_gradients(torch.compile(network) if config.compile else network)  # type: ignore[arg-type]
         self.ema = ExponentialMovingAverage(model, config.ema_decay)
         self.optimizer = new_optimizer(model, config)
         self.scaler = GradScaler(device.type, enabled=config.precision == "float16")

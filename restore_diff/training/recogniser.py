@@ -22,3 +22,11 @@ class Recogniser(nn.Module):
 
     def forward(self, x_t: Images, t: Timesteps, degraded: Images) -> Tensor:
         return self.network.recognise(x_t, t, degraded)  # type: ignore[operator]
+
+
+def all_but_recognition(network: nn.Module) -> nn.Module:
+    """The network, with its `weather_head`, where it has one, left as it is: the loss does not ask it."""
+    head = getattr(network, "weather_head", None)
+    if head is not None:
+        head.requires_grad_(False)
+    return network

@@ -62,3 +62,13 @@ def test_a_run_that_crashed_equals_an_uninterrupted_one(tmp_path, optimizer):
 def test_a_network_that_recognises_nothing_is_refused():
     with pytest.raises(ValueError, match=r"part=recognition needs a network with model\.recognise=true"):
         toy_optimisation(toy_config(part="recognition"))
+
+
+def test_the_rest_of_a_network_is_trained_without_it():
+    """Several processes wait for the gradient of all that is trained: what has none must not be among it."""
+    config = toy_config()
+    optimisation = toy_optimisation(config, recognise=True)
+    optimisation.advance(0, toy_batches(config)(0))
+    idle = {name for name, p in optimisation.model.named_parameters() if not p.requires_grad}
+    assert idle == {name for name, _ in optimisation.model.named_parameters() if name.startswith("weather_head.")}
+    assert all(p.grad is not None for p in optimisation.model.parameters() if p.requires_grad)
