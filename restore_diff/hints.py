@@ -10,6 +10,9 @@ from restore_diff.randomness import generator
 KINDS = ("none", "rain", "haze", "snow", "raindrop")
 """The places of a hint."""
 
+SURE = 0.75
+"""How likely a kind of weather must be for a network to tell itself so."""
+
 
 def hints(weathers: Sequence[str | None]) -> Tensor:
     """(len(weathers), 5) float32: 1 where that kind is in the picture; all 0 where the weather is not known, None.
@@ -32,10 +35,15 @@ def hints_with_dropout(weathers: Sequence[str | None], positions: Sequence[int],
 
 
 def decided(logits: Tensor) -> Tensor:
-    """Logits of each kind, (batch, 5), to hints: the kinds that are more likely than not.
+    """Logits of each kind, (batch, 5), to hints: the kind of weather that is likelier than SURE, if no other is likely.
 
-    Where there are none, or "none" beside another, the weather is not known: all 0.
+    A wrong hint harms more than a right one helps, so in doubt the weather is not known. Where no weather is more
+    likely than not, the place of "none" holds how likely that is: between knowing nothing, all 0, and being sure.
     """
-    likely = (logits > 0).to(torch.float32)
-    none, weather = likely[:, :1] > 0, likely[:, 1:].sum(1, keepdim=True) > 0
-    return likely.masked_fill(none & weather, 0)
+    belief = logits.sigmoid()
+    none = KINDS.index("none")
+    weather = belief[:, [place for place in range(len(KINDS)) if place != none]]
+    alone = (belief > 0.5).sum(1, keepdim=True) == 1
+    hint = ((belief > SURE) & alone).to(torch.float32)
+    hint[:, none] = belief[:, none].masked_fill((weather > 0.5).any(1), 0)
+    return hint

@@ -32,8 +32,9 @@ def test_every_weather_of_the_renderer_is_a_hint():
     assert hints(get_args(Weather)).shape == (8, 5)
 
 
-def test_a_belief_becomes_a_hint_where_it_is_more_likely_than_not():
-    """In doubt, and where it contradicts itself, the network is told nothing."""
-    logits = torch.tensor([[-1.0, 2, -1, -1, -1], [-1, 2, 0.1, -1, -1], [-1, -1, -1, -1, -1], [1, 2, -1, -1, -1]])
-    assert torch.equal(decided(logits), hints(["rain", "rain+haze", None, None]))
-    assert torch.equal(decided(torch.tensor([[3.0, -1, -1, -1, -1]])), hints(["none"]))
+def test_a_belief_becomes_a_hint_where_one_weather_is_likely_and_no_other():
+    """Weather is on or off, as in training; where none is likely, the belief that there is none counts as it is."""
+    logits = torch.tensor([[-5.0, 2, -1, -1, -1], [-5, 2, 0.1, -1, -1], [1, 2, -1, -1, -1], [-5, 0.5, -1, -1, -1]])
+    assert torch.equal(decided(logits), hints(["rain", None, None, None]))
+    doubt = decided(torch.tensor([[0.0, -1, -1, -1, -1], [30, -1, -1, -1, -1], [-30, -1, -1, -1, -1]]))
+    torch.testing.assert_close(doubt, torch.tensor([[0.5], [1], [0]]) * hints(["none"]))

@@ -23,7 +23,7 @@ class Recognition(NamedTuple):
     recognise: Callable[[Images, Timesteps, Images], Tensor]
     """(noise, the last t, degraded) -> logits of the kinds, (batch, number of kinds)."""
     told: Callable[[Tensor], Predictor]
-    """Hints, (1, number of kinds), switches of 0 or 1, to a predictor that knows them."""
+    """Hints, (1, number of kinds), as `hints.decided` makes them, to a predictor that knows them."""
     last_t: int
     size_multiple: int
     device: torch.device

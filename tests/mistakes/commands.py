@@ -33,8 +33,8 @@ MUTATIONS = [
     ),
     (
         "restore_diff/commands/training_run.py",
-        "interruption, validate, best_metric",
-        "Interruption(), validate, best_metric",
+        "        interruption,\n        validate,\n",
+        "        Interruption(),\n        validate,\n",
         "tests/commands/test_train.py::test_a_run_stopped_by_sigterm_and_started_again_equals_an_uninterrupted_one",
     ),
     (

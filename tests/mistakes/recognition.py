@@ -8,9 +8,15 @@ TRAINING = "tests/training/test_recognition.py::"
 MUTATIONS = [
     (
         "restore_diff/hints.py",
-        "likely.masked_fill(none & weather, 0)",
-        "likely",
-        f"{HINTS}test_a_belief_becomes_a_hint_where_it_is_more_likely_than_not",
+        ".masked_fill((weather > 0.5).any(1), 0)",
+        "",
+        f"{HINTS}test_a_belief_becomes_a_hint_where_one_weather_is_likely_and_no_other",
+    ),
+    (
+        "restore_diff/hints.py",
+        " & alone)",
+        ")",
+        f"{HINTS}test_a_belief_becomes_a_hint_where_one_weather_is_likely_and_no_other",
     ),
     (
         "restore_diff/models/unet.py",
