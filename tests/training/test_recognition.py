@@ -23,6 +23,8 @@ def test_it_learns_the_weather_and_leaves_the_network_as_it_was():
     config = toy_config(**CONFIG, num_steps=60)
     optimisation = toy_optimisation(config, recognise=True)
     before = {name: tensor.clone() for name, tensor in optimisation.model.state_dict().items()}
+    asked = {name for name, parameter in optimisation.model.named_parameters() if parameter.requires_grad}
+    assert asked and all(name.startswith("weather_head.") for name in asked)
     losses = []
     for step, batch in enumerate(hazy_or_not(config, 60)):
         optimisation.advance(step, iter([batch]))
