@@ -64,7 +64,7 @@ def main() -> None:
         guided = Guided(network, hints([args.weather]), strength)
         restorer = build.restorer(config, guided, CPU, "float32")  # pyright: ignore[reportArgumentType]
         found = [quantize(restorer.restore(pair.degraded[None], [pair.name]))[0] for pair in pairs]
-        scores = [score(image, quantize(pair.clean)) for image, pair in zip(found, pairs, strict=True)]
+        scores = [score(image, quantize(pair.clean[None])[0]) for image, pair in zip(found, pairs, strict=True)]
         means = [fmean(one[f"{name}_{args.protocol}"] for one in scores) for name in ("psnr", "ssim")]
         print(f"| {strength} | {means[0]:.2f} | {means[1]:.4f} |", flush=True)
 

@@ -113,6 +113,7 @@ def validation(
     dataset = build.images(config, pairs)
 
     def validate(_: nn.Module, step: int) -> dict[str, float]:
+        """Means by metric; NaN where no pair has a score."""
         pictures: list[Tensor] = []
         rows = evaluator.evaluate(dataset, on_image=lambda row, restored: pictures.append(restored), share=share)
         shown = zip(share.positions(len(dataset))[:NUM_PANEL_ROWS], pictures, strict=False)
