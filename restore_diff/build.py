@@ -204,9 +204,12 @@ def scorer(
 
 
 def batches(config: ExperimentConfig, pairs: PairList, rank: int = 0, world: int = 1) -> TrainingBatches:
-    """The part of each batch that process `rank` of `world` takes."""
+    """The part of each batch that process `rank` of `world` takes. Raises ConfigError, DataError, ImageError."""
     training = config.training
     render = renderer(config.data, pairs.pairs)
+    if training.part == "recognition" and render is None:
+        unknown = f"what the degraded images of {pairs.name} show is not known"
+        raise ConfigError([f"training.part: recognition is learned from rendered weather, and {unknown}"])
     sizes = training.batch_size, training.num_micro_batches
     return TrainingBatches(pairs, render, config.data, *sizes, config.seed, rank, world)
 

@@ -8,7 +8,7 @@ from restore_diff.schema import settings
 
 Prediction = Literal["epsilon", "clean", "velocity", "residual"]
 Spacing = Literal["trailing", "leading", "linspace", "logsnr", "karras"]
-TimestepDraw = Literal["stratified", "antithetic"]
+TimestepDraw = Literal["stratified", "antithetic", "late"]
 
 
 @settings
@@ -43,7 +43,9 @@ class DiffusionConfig:
     )
     p2_k: float = Field(default=1.0, gt=0, description="p2: k of 1 / (k + SNR)^gamma")
     p2_gamma: float = Field(default=1.0, ge=0, description="p2: gamma of 1 / (k + SNR)^gamma")
-    timesteps: TimestepDraw = Field(default="stratified", description="how a batch draws its t")
+    timesteps: TimestepDraw = Field(
+        default="stratified", description="how a batch draws its t; late: half of them the last, for few steps"
+    )
 
     @model_validator(mode="after")
     def _bounds_are_in_order(self) -> Self:

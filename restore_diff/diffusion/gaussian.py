@@ -69,7 +69,7 @@ def draw_timesteps(
     """Draw t for the samples first .. first + num - 1 of a training step's batch of `total`; (num,), on the CPU.
 
     The batch depends on (seed, step) alone, so that the parts that processes and micro-batches draw make up the whole.
-    Every sample's t is uniform. ValueError when the part is not within the batch.
+    Every sample's t is uniform, but that of `late`. ValueError when the part is not within the batch.
     """
     if not 0 <= first <= first + num <= total:
         raise ValueError(f"samples {first} to {first + num} are not a part of a batch of total={total}")
@@ -102,4 +102,9 @@ def _antithetic(total: int, num_timesteps: int, stream: torch.Generator) -> Time
     return torch.stack([t, num_timesteps - 1 - t], dim=1).flatten()[:total]
 
 
-TIMESTEP_DRAWS = {"stratified": _stratified, "antithetic": _antithetic}
+def _late(total: int, num_timesteps: int, stream: torch.Generator) -> Timesteps:
+    """Half of a batch at the last t, where all samplers start and those of one step end; the others as stratified."""
+    return _stratified(total, 2 * num_timesteps, stream).clamp(max=num_timesteps - 1)
+
+
+TIMESTEP_DRAWS = {"stratified": _stratified, "antithetic": _antithetic, "late": _late}

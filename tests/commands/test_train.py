@@ -382,6 +382,10 @@ def test_recognition_is_learned_on_weights_that_have_none_and_used_by_restoring(
     assert run_train(*learn) == 2
     (told,) = complaints(capsys)
     assert told == "train.py: training: part=recognition needs a network with model.recognise=true"
+    assert run_train(*learn, "model.recognise=true", "data.train=pairs") == 2
+    (told,) = complaints(capsys)
+    unknown = "recognition is learned from rendered weather, and what the degraded images of pairs show is not known"
+    assert told == f"train.py: training.part: {unknown}"
     assert run_train(*learn, "model.recognise=true") == 0
     before, after = (load_file(Path(f"runs/{n}/checkpoints/00000004/ema.safetensors")) for n in ("blind", "sees"))
     assert all(torch.equal(before[name], after[name]) for name in before)

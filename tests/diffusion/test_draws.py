@@ -59,7 +59,17 @@ def test_the_timesteps_of_a_step_depend_on_the_seed_and_the_step_alone(kind):
     assert not torch.equal(draw(kind, 64, seed=2, step=2), once)
 
 
-@pytest.mark.parametrize("kind", DRAWS)
+@pytest.mark.parametrize("total", [1, 2, 8])
+def test_late_timesteps_are_half_the_last_one(total):
+    t = torch.stack([draw("late", total, 10, step=step) for step in range(4000)])
+    shares = torch.stack([t[:, place].bincount(minlength=10) for place in range(total)]) / 4000
+    expected = torch.tensor([0.05] * 9 + [0.55])
+    assert ((shares - expected).abs() < 5 * (expected * (1 - expected) / 4000).sqrt()).all()
+    if total > 1:
+        assert ((t == 9).sum(1) >= total // 2).all()
+
+
+@pytest.mark.parametrize("kind", ["antithetic", "stratified"])
 def test_every_sample_meets_every_noise_level_equally_often(kind):
     t = torch.stack([draw(kind, 4, 10, step=step) for step in range(4000)])
     assert t.dtype == torch.int64

@@ -51,6 +51,12 @@ MUTATIONS = [
     ),
     (
         "restore_diff/diffusion/gaussian.py",
+        "_stratified(total, 2 * num_timesteps, stream)",
+        "_stratified(total, num_timesteps, stream)",
+        "tests/diffusion/test_draws.py::test_late_timesteps_are_half_the_last_one",
+    ),
+    (
+        "restore_diff/diffusion/gaussian.py",
         'generator(seed, "noise", position, device=like.device)',
         'generator(seed, "noise", device=like.device)',
         "tests/diffusion/test_draws.py::test_noise_is_standard_normal_and_unrelated_between_samples",
