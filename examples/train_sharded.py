@@ -258,6 +258,8 @@ def _device(name: str, config: ExperimentConfig, num_processes: int) -> torch.de
         raise build.DeviceError("needs several processes, started with torchrun, on cuda, a GPU each, or on cpu")
     if config.training.precision == "float16" or config.training.compile or config.training.optimizer == "muon":
         raise ConfigError(["training: float16, compile and muon are not for sharded training"])
+    if config.model.hint:
+        raise ConfigError(["model.hint: sharded training does not tell the network the weather"])
     return place
 
 

@@ -134,3 +134,10 @@ def test_the_weights_at_its_end_restore(folder):
     image = torch.from_numpy(np.asarray(Image.open(folder / "pairs/input/0.png")).copy())
     restored = restorer.restore(image.permute(2, 0, 1)[None] / 255, ["0"])
     assert restored.shape == (1, 3, 24, 20)
+
+
+def test_a_network_that_is_told_the_weather_is_refused(tmp_path):
+    done = torchrun(tmp_path, "model.hint=true")
+    assert done.returncode != 0
+    assert "train_sharded.py: model.hint: sharded training does not tell the network the weather\n" in done.stderr
+    assert not (tmp_path / "runs").exists()
