@@ -3,8 +3,8 @@
 python benchmarks/seams.py --ckpt runs/derain --data rain100l --root PATH --limit 10 --out benchmarks/results/seams.json
 
 `seam_ratio` is the mean step of the error (restored - clean) across the lines where neighbouring tiles meet, over that
-across all other lines: 1 is no seam. `from_whole` are the mean and the largest difference to the restoration without
-tiles, in 8-bit levels.
+across all other lines: 1 is no seam, or no second tile. `from_whole` are the mean and the largest difference to the
+restoration without tiles, in 8-bit levels. One sample each.
 """
 
 import argparse
@@ -30,6 +30,8 @@ TILINGS = {
     "tiles of 128 px, 16 px overlap": TilingConfig(tile_size_px=128, tile_overlap_px=16),
     "tiles of 128 px, 32 px overlap": TilingConfig(tile_size_px=128, tile_overlap_px=32),
     "tiles of 256 px, 32 px overlap": TilingConfig(tile_size_px=256, tile_overlap_px=32),
+    "tiles of 512 px, no overlap": TilingConfig(tile_size_px=512, tile_overlap_px=0, window="box"),
+    "tiles of 512 px, 64 px overlap": TilingConfig(tile_size_px=512, tile_overlap_px=64),  # what the shipped weights do
     "shifted grid of 128 px": TilingConfig(tile_size_px=128, grid="shifted"),
 }
 
@@ -50,7 +52,7 @@ def main() -> None:
     model = trained.trained_network(config, weights, CPU)
     result = {}
     for num_steps in args.steps:
-        config = replace(config, sampler=replace(config.sampler, num_steps=num_steps))
+        config = replace(config, sampler=replace(config.sampler, num_steps=num_steps, num_samples=1))
         whole_config = replace(config, tiling=TilingConfig(tile_size_px=0))
         whole = build.restorer(whole_config, model, CPU, "float32")
         wholes = [whole.restore(pair.degraded[None], [pair.name]) for pair in pairs]
