@@ -8,7 +8,7 @@ TRAINING = "tests/training/test_recognition.py::"
 MUTATIONS = [
     (
         "restore_diff/build.py",
-        'config.training.part == "recognition" and render is None',
+        'training.part == "recognition" and render is None',
         "False",
         "tests/commands/test_train.py::test_recognition_is_learned_on_weights_that_have_none_and_used_by_restoring",
     ),
