@@ -8,21 +8,16 @@ checkpoint in runs/NAME/sharded/, on any number of processes that divides the ba
 """
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
+from sharded_checkpoints import ShardedCheckpoints
 from torch import Tensor, distributed, nn
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -36,14 +31,9 @@ from restore_diff.config import ConfigError, ExperimentConfig, load_config, to_d
 from restore_diff.data.samples import Batch
 from restore_diff.diffusion.gaussian import draw_noise, draw_timesteps
 from restore_diff.evaluation.sharing import sharing
-from restore_diff.files import sync_folder, write_durably
 from restore_diff.models.layers import ResidualBlock, SelfAttention
 from restore_diff.randomness import mix
 from restore_diff.tensors import to_model_range
-from restore_diff.training.changes import require_same_experiment
-from restore_diff.training.checkpoint import PARTIAL
-from restore_diff.training.checkpoint_folder import newest_kept, newest_valid, prune, tidy
-from restore_diff.training.checkpoint_state import MAX_STATE_BYTES, DamagedCheckpoint, read_at_most
 from restore_diff.training.distributed import PATIENCE, OtherProcessFailed, Processes
 from restore_diff.training.ema import ExponentialMovingAverage
 from restore_diff.training.optimisation import learning_rate
@@ -53,7 +43,6 @@ from restore_diff.training.run_log import RunLog, Silence
 from restore_diff.training.stops import TrainingStopped
 from restore_diff.training.weights import save_weights
 
-MANIFEST = "manifest.json"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -91,7 +80,8 @@ def train(config: ExperimentConfig, fresh: bool, place: torch.device, processes:
         if processes.is_first and fresh:
             run.set_aside()
         with RunLog(run.path) if processes.is_first else nullcontext(Silence()) as log:
-            training = ShardedTraining(config, place, processes, run.path / "sharded")
+            checkpoints = ShardedCheckpoints(run.path / "sharded", config, processes)
+            training = ShardedTraining(config, place, processes, checkpoints)
             start = training.resume(log)
             if processes.is_first:
                 run.record_start(to_yaml(config), sys.argv, place)
@@ -115,8 +105,10 @@ def train(config: ExperimentConfig, fresh: bool, place: torch.device, processes:
 class ShardedTraining:
     """A part of the weights, averages and moments, and what is done with all parts together."""
 
-    def __init__(self, config: ExperimentConfig, place: torch.device, processes: Processes, folder: Path):
-        self._config, self._place, self._processes, self._folder = config, place, processes, folder
+    def __init__(
+        self, config: ExperimentConfig, place: torch.device, processes: Processes, checkpoints: ShardedCheckpoints
+    ):
+        self._config, self._place, self._processes, self._checkpoints = config, place, processes, checkpoints
         self._diffusion = build.diffusion(config)
         self._model = sharded(build.network(config), place).train()
         self._ema = ExponentialMovingAverage(self._model, config.training.ema_decay)
@@ -139,7 +131,7 @@ class ShardedTraining:
         loss, gradient_norm = float(self._processes.all_losses(mine).sum()), float(whole(norm))
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
             values = f"loss {loss}, gradient norm {gradient_norm} at step {num_steps_done + 1}"
-            raise TrainingStopped(num_steps_done + 1, f"{values}; {newest_kept(self._folder)}")
+            raise TrainingStopped(num_steps_done + 1, f"{values}; {self._checkpoints.kept()}")
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(settings, num_steps_done)
         self._optimizer.step()
@@ -158,49 +150,21 @@ class ShardedTraining:
             return self._diffusion.loss(self._model, clean, degraded, t.to(self._place), epsilon).sum() / total
 
     def save(self, step: int) -> None:
-        """Each process writes its part, the first publishes all by one rename. Raises TrainingStopped."""
-        final = self._folder / f"{step:08d}"
-        partial = self._folder / f"{PARTIAL}{final.name}"
-        try:
-            if self._processes.is_first:
-                partial.mkdir(parents=True)
-            self._processes.wait()
-            # Of the writers of torch, the one that uses no pickle.
-            save(self._tensors(), storage_writer=HuggingFaceStorageWriter(str(partial), save_distributed=True))
-            if self._processes.is_first:
-                manifest = {"step": step, "config": to_dict(self._config), "files": _sizes(partial)}
-                write_durably(partial / MANIFEST, json.dumps(manifest, indent=1).encode())
-                sync_folder(partial)
-                partial.rename(final)
-                sync_folder(self._folder)
-                prune(self._folder, self._config.training.num_checkpoints_kept, best_step=None)
-        except (OSError, CheckpointException) as error:
-            kept = newest_kept(self._folder)
-            raise TrainingStopped(step, f"checkpoint {final.name} not saved: {_reason(error)}; {kept}") from error
-        self._processes.wait()
+        """Raises TrainingStopped."""
+        self._checkpoints.save(step, self._tensors())
 
     def resume(self, log: RunLog | Silence) -> int:
         """Load the newest complete checkpoint, of any number of processes; the steps done. Raises ConfigChanged."""
-        found = newest_valid(self._folder, read_manifest, log.line) if self._processes.is_first else None
-        manifest = self._processes.gather(found)[0]
-        step = manifest["step"] if manifest else 0
-        if manifest:
-            changes = require_same_experiment(manifest["config"], to_dict(self._config), to_dict(ExperimentConfig()))
-            self._load(self._folder / f"{step:08d}", step)
+        step, changes = self._checkpoints.newest(log)
+        if step:
+            shards = dict(self._model.named_parameters())
+            start = {f"{name}/{key}": torch.zeros_like(part) for name, part in shards.items() for key in MOMENTS}
+            start |= {f"{name}/step": torch.tensor(float(step)) for name in shards}
+            load_optimizer_tensors(self._model, self._optimizer, start)
+            self._checkpoints.load(step, self._tensors())
             log.line(f"resumed from checkpoint {step:08d}" + (f"; changed: {changes}" if changes else ""))
-        if self._processes.is_first:
-            tidy(self._folder, step, log.line)
+        self._checkpoints.tidy(step, log)
         return step
-
-    def _load(self, path: Path, step: int) -> None:
-        shards = dict(self._model.named_parameters())
-        start = {f"{name}/{key}": torch.zeros_like(part) for name, part in shards.items() for key in MOMENTS}
-        start |= {f"{name}/step": torch.tensor(float(step)) for name in shards}
-        load_optimizer_tensors(self._model, self._optimizer, start)
-        try:
-            load(self._tensors(), storage_reader=HuggingFaceStorageReader(str(path)))  # in place
-        except CheckpointException as error:
-            raise DamagedCheckpoint(path, "a part", _reason(error)) from error
 
     def _tensors(self) -> dict[str, Tensor]:
         """All that a checkpoint keeps. The optimizer's step counters are the number of steps done."""
@@ -229,26 +193,6 @@ def sharded(model: nn.Module, place: torch.device) -> nn.Module:
 def whole(tensor: Tensor) -> Tensor:
     """All processes' parts of a tensor; they all have to ask for it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def read_manifest(checkpoint: Path) -> dict[str, Any]:
-    """Raises DamagedCheckpoint where a file is missing or has another length. Contents have no checksums."""
-    try:
-        manifest = json.loads(read_at_most(checkpoint / MANIFEST, MAX_STATE_BYTES))
-        if manifest["files"] != _sizes(checkpoint) or manifest["step"] != int(checkpoint.name):
-            raise ValueError("files or their lengths are not those that were saved")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedCheckpoint(checkpoint, MANIFEST, error) from error
-    return manifest
-
-
-def _sizes(checkpoint: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_size for path in sorted(checkpoint.glob("*.safetensors"))}
-
-
-def _reason(error: Exception | CheckpointException) -> str:
-    cause = next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
-    return str(cause).partition("\n")[0]
 
 
 def _device(name: str, config: ExperimentConfig, num_processes: int) -> torch.device:

@@ -1,6 +1,6 @@
 """Settings -> objects: the one file that knows both. No numerics here."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -18,13 +18,14 @@ from restore_diff.data.holdout import hold_out
 from restore_diff.data.loading import TrainingBatches
 from restore_diff.data.names import PairPath
 from restore_diff.data.pairs import PairedImageDataset, require_degraded
-from restore_diff.data.weather.camera import CameraRenderer
+from restore_diff.data.weather.camera import take
 from restore_diff.data.weather.config import Mixture
-from restore_diff.data.weather.haze import HazeRenderer
-from restore_diff.data.weather.rain import RainRenderer
-from restore_diff.data.weather.raindrop import RaindropRenderer
-from restore_diff.data.weather.renderer import WeatherRenderer
-from restore_diff.data.weather.snow import SnowRenderer
+from restore_diff.data.weather.haze import render_haze
+from restore_diff.data.weather.rain import render_rain
+from restore_diff.data.weather.raindrop import render_raindrops
+from restore_diff.data.weather.renderer import Rendering, WeatherRenderer
+from restore_diff.data.weather.snow import render_snow
+from restore_diff.data.weather.textures import TextureFolder
 from restore_diff.diffusion.gaussian import GaussianDiffusion
 from restore_diff.diffusion.prediction import Predictor
 from restore_diff.diffusion.samplers import SAMPLERS
@@ -39,8 +40,14 @@ from restore_diff.models.unet import UNet
 from restore_diff.randomness import mix
 from restore_diff.restoration.recognition import Recognition
 from restore_diff.restoration.restorer import Restorer, Samples
+from restore_diff.tensors import Images
 
-LAYERS = {"rain": RainRenderer, "haze": HazeRenderer, "snow": SnowRenderer, "raindrop": RaindropRenderer}
+LAYERS: dict[str, Callable[..., Images]] = {
+    "rain": render_rain,
+    "haze": render_haze,
+    "snow": render_snow,
+    "raindrop": render_raindrops,
+}
 """What renders each weather; its settings are the section of the same name."""
 
 
@@ -128,8 +135,11 @@ def renderer(config: DataConfig, pairs: Sequence[PairPath] = ()) -> WeatherRende
         return None
     mixture: Mixture = {config.weather: 1.0} if isinstance(config.weather, str) else config.weather
     kinds = "+".join([*mixture, *(pair.weather or "none" for pair in partnerless)]).split("+")
-    layers = {name: LAYERS[name](getattr(config, name)) for name in sorted(set(kinds) - {"none"})}
-    return WeatherRenderer(mixture, layers, CameraRenderer(config.camera))
+    layers = {name: Rendering(LAYERS[name], getattr(config, name)) for name in sorted(set(kinds) - {"none"})}
+    for pictures in (config.rain.textures if "rain" in layers else "", config.snow.masks if "snow" in layers else ""):
+        if pictures:
+            TextureFolder(pictures)  # what is wrong with it is told before any image
+    return WeatherRenderer(mixture, layers, Rendering(take, config.camera))
 
 
 def training_sets(config: ExperimentConfig) -> tuple[PairList, PairList | None]:

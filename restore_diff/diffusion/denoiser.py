@@ -38,9 +38,9 @@ class Denoiser:
     def __call__(self, predictor: Predictor, x_t: Images, level: Level, degraded: Images | None) -> Estimate:
         """Ask the network once. A clipped clean image is in [-1, 1], and the noise is what it then implies."""
         t = torch.full((len(x_t),), level.t, device=x_t.device)
-        output = predictor(x_t, t, degraded)
-        clean, epsilon = estimate(self.prediction, output, x_t, level.signal, level.noise, degraded)
-        if self.clip:
-            clean = clean.clamp(-1, 1)
-            epsilon = implied_epsilon(clean, x_t, level.signal, level.noise)
-        return Estimate(clean, epsilon)
+        levels = level.signal, level.noise
+        # Neither the output nor an epsilon before clipping gets a name that keeps it: each is as large as the image.
+        if not self.clip:
+            return estimate(self.prediction, predictor(x_t, t, degraded), x_t, *levels, degraded)
+        clean = estimate(self.prediction, predictor(x_t, t, degraded), x_t, *levels, degraded).clean.clamp(-1, 1)
+        return Estimate(clean, implied_epsilon(clean, x_t, *levels))

@@ -15,10 +15,10 @@ from restore_diff.data.images import ImageError
 from restore_diff.data.listing import DataError
 from restore_diff.data.loading import Batch, TrainingBatches
 from restore_diff.data.weather.config import RainConfig
-from restore_diff.data.weather.rain import RainRenderer
-from restore_diff.data.weather.renderer import WeatherRenderer
+from restore_diff.data.weather.rain import render_rain
+from restore_diff.data.weather.renderer import Rendering, WeatherRenderer
 
-STREAKS = RainRenderer(RainConfig(density=(0.02, 0.02), length_px=(4.0, 8.0)))
+STREAKS = Rendering(render_rain, RainConfig(density=(0.02, 0.02), length_px=(4.0, 8.0)))
 RAIN = WeatherRenderer({"rain": 1.0}, {"rain": STREAKS}, camera=lambda images, seeds: images)
 
 

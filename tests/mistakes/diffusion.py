@@ -88,8 +88,8 @@ MUTATIONS = [
     ),
     (
         "restore_diff/diffusion/denoiser.py",
-        "            epsilon = implied_epsilon(clean, x_t, level.signal, level.noise)\n",
-        "",
+        "Estimate(clean, implied_epsilon(clean, x_t, *levels))",
+        "Estimate(clean, implied_epsilon(3 * clean, x_t, *levels))",
         "tests/diffusion/test_samplers.py::test_clipping_bounds_the_clean_image_and_derives_the_noise_anew",
     ),
     (

@@ -19,8 +19,8 @@ MUTATIONS = [
     ),
     (
         RENDERER,
-        'random = generator(seed, "raindrop")',
-        "random = torch.default_generator",
+        'draw_scenes(config, "raindrop", seeds)',
+        'draw_scenes(config, "raindrop", [0] * len(seeds))',
         TESTS + "test_the_same_seed_gives_the_same_picture_and_another_seed_another",
     ),
     (

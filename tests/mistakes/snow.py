@@ -6,8 +6,8 @@ TESTS = "tests/data/weather/test_snow.py::test_"
 MUTATIONS = [
     (
         SNOW,
-        'generator(seed, "snow")',
-        "torch.default_generator",
+        'draw_scenes(config, "snow", seeds)',
+        'draw_scenes(config, "snow", [0] * len(seeds))',
         TESTS + "the_same_seed_gives_the_same_picture_and_another_seed_another",
     ),
     (SNOW, "(image * height + row)", "(image * 0 + row)", TESTS + "a_picture_depends_on_its_own_seed_alone"),
@@ -18,7 +18,12 @@ MUTATIONS = [
         "torch.tensor([0.0, 0.5, 1.0])",
         TESTS + "flakes_hide_the_same_share_of_whatever_is_behind_them",
     ),
-    (SNOW, "snowy * (1 - veil) +", "snowy * (1 - veil) + 0 *", TESTS + "mist_hides_scene_and_flakes_alike"),
+    (
+        "restore_diff/data/weather/scene.py",
+        "+ airlight * veil",
+        "+ 0 * airlight * veil",
+        TESTS + "mist_hides_scene_and_flakes_alike",
+    ),
     (SNOW, "* sides - margin", "* sides", TESTS + "a_crop_snows_like_a_whole_photograph_up_to_its_border"),
     (SNOW, "* 3 / (1 +", "/ (1 +", TESTS + "flakes_cover_the_share_asked_for_whatever_their_size_blur_and_way"),
     (

@@ -8,8 +8,8 @@ MUTATIONS = [
         "tests/data/weather/test_rain.py::test_streaks_lean_by_the_angle_of_the_wind",
     ),
     (
-        "restore_diff/data/weather/rain.py",
-        'randoms = [generator(seed, "rain") for seed in seeds]',
+        "restore_diff/data/weather/scene.py",
+        "randoms = [generator(seed, kind) for seed in seeds]",
         "randoms = [torch.default_generator for seed in seeds]",
         "tests/data/weather/test_rain.py::test_the_same_seed_gives_the_same_picture_and_another_seed_another",
     ),
@@ -57,8 +57,8 @@ MUTATIONS = [
     ),
     (
         "restore_diff/data/weather/rain.py",
-        "((clean + light) * (1 - veil)",
-        "(clean * (1 - veil) + light",
+        "under_veil(clean + light, scenes)",
+        "under_veil(clean, scenes) + light",
         "tests/data/weather/test_rain.py::test_mist_hides_scene_and_streaks_alike",
     ),
     (
@@ -84,5 +84,11 @@ MUTATIONS = [
         "@torch.no_grad()",
         "@torch.inference_mode()",
         "tests/data/weather/test_rain.py::test_dtype_stays_and_no_gradient_is_recorded",
+    ),
+    (
+        "restore_diff/build.py",
+        "if pictures:",
+        "if False:",
+        "tests/data/weather/test_textures.py::test_a_folder_without_images_is_refused",
     ),
 ]

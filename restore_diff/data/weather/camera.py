@@ -17,19 +17,14 @@ from restore_diff.randomness import generator
 from restore_diff.tensors import Images
 
 
-class CameraRenderer:
-    """Takes pictures (B,3,H,W) in [0, 1], one seed each; can be sent to worker processes.
+def take(images: Images, config: CameraConfig, seeds: Sequence[int]) -> Images:
+    """Take pictures (B,3,H,W) in [0, 1], one seed each; row i depends on row i and its seed alone.
 
-    Row i depends on row i and its seed alone. Where the settings ask for nothing, the pictures themselves come back.
+    Where the settings ask for nothing, the pictures themselves come back.
     """
-
-    def __init__(self, config: CameraConfig):
-        self.config = config
-
-    def __call__(self, images: Images, seeds: Sequence[int]) -> Images:
-        if self.config.shot_noise[1] > 0 or self.config.read_noise[1] > 0:
-            images = add_sensor_noise(images, self.config, seeds)
-        return compress(images, self.config, seeds) if self.config.jpeg > 0 else images
+    if config.shot_noise[1] > 0 or config.read_noise[1] > 0:
+        images = add_sensor_noise(images, config, seeds)
+    return compress(images, config, seeds) if config.jpeg > 0 else images
 
 
 @torch.no_grad()

@@ -18,18 +18,9 @@ from torch import Tensor
 from restore_diff.data.weather.config import HazeConfig
 from restore_diff.data.weather.depth import procedural_depth, smooth_fields, view
 from restore_diff.data.weather.ranges import range_names
+from restore_diff.data.weather.scene import require_a_seed_each
 from restore_diff.randomness import generator
 from restore_diff.tensors import Images
-
-
-class HazeRenderer:
-    """`render_haze` with its settings filled in and depth made up; can be sent to worker processes."""
-
-    def __init__(self, config: HazeConfig):
-        self.config = config
-
-    def __call__(self, clean: Images, seeds: Sequence[int]) -> Images:
-        return render_haze(clean, self.config, seeds)
 
 
 @torch.no_grad()
@@ -40,8 +31,7 @@ def render_haze(clean: Images, config: HazeConfig, seeds: Sequence[int], depth: 
     the photograph and the seed. Result i depends on clean[i], seeds[i] and depth[i] alone. ValueError when there is no
     image, or not one seed or depth map per image, or a depth that is no distance.
     """
-    if not 0 < len(clean) == len(seeds):
-        raise ValueError(f"expected one seed per image, got {len(clean)} images and {len(seeds)} seeds")
+    require_a_seed_each(clean, seeds)
     drawn = torch.stack([_draw(config, seed) for seed in seeds]).to(clean.device)
     scene = dict(zip(range_names(config), drawn[:, :-1, None, None, None].unbind(1), strict=True))
     distance = procedural_depth(clean, seeds) if depth is None else _relative(depth.to(clean.device), clean)

@@ -19,10 +19,9 @@ import torch
 from torch import Tensor
 
 from restore_diff.data.weather.config import RainConfig
-from restore_diff.data.weather.scene import draw_scene
+from restore_diff.data.weather.scene import draw_scenes, require_a_seed_each, under_veil
 from restore_diff.data.weather.strokes import pixels_in_reach
 from restore_diff.data.weather.textures import TextureFolder
-from restore_diff.randomness import generator
 from restore_diff.tensors import Images
 
 MAX_DEVIATION = 2.0
@@ -41,19 +40,6 @@ STREAKS_AT_ONCE = 2048
 """Streaks painted together; bounds the memory that a large photograph needs."""
 
 
-class RainRenderer:
-    """`render_rain` with its settings filled in; can be sent to worker processes."""
-
-    def __init__(self, config: RainConfig):
-        """DataError for a folder of textures without images, ImageError for one with files that are none."""
-        self.config = config
-        if config.textures:
-            TextureFolder(config.textures)
-
-    def __call__(self, clean: Images, seeds: Sequence[int]) -> Images:
-        return render_rain(clean, self.config, seeds)
-
-
 @torch.no_grad()
 def render_rain(clean: Images, config: RainConfig, seeds: Sequence[int]) -> Images:
     """Let it rain on photographs in [0, 1]; result in [0, 1] on the same device. Without a veil light is only added.
@@ -61,11 +47,9 @@ def render_rain(clean: Images, config: RainConfig, seeds: Sequence[int]) -> Imag
     Result i depends on clean[i] and seeds[i] alone. ValueError when there is no image, or not one seed per image;
     DataError and ImageError for textures that cannot be read.
     """
-    if not 0 < len(clean) == len(seeds):
-        raise ValueError(f"expected one seed per image, got {len(clean)} images and {len(seeds)} seeds")
+    require_a_seed_each(clean, seeds)
     height, width = clean.shape[-2:]
-    randoms = [generator(seed, "rain") for seed in seeds]
-    scenes = [draw_scene(config, random) for random in randoms]
+    scenes, randoms = draw_scenes(config, "rain", seeds)
     if config.textures:
         textures = TextureFolder(config.textures)
         pieces = [_cut(textures, s, height, width, random) for s, random in zip(scenes, randoms, strict=True)]
@@ -75,8 +59,7 @@ def render_rain(clean: Images, config: RainConfig, seeds: Sequence[int]) -> Imag
         owner = torch.repeat_interleave(torch.tensor([len(streaks.x) for streaks in drawn])).to(clean.device)
         streaks = Streaks(*(torch.cat(parts).to(clean.device) for parts in zip(*drawn, strict=True)))
         light = _paint(streaks, owner, len(clean), height, width).to(clean.dtype)
-    veil, airlight = (torch.stack([s[k] for s in scenes]).to(clean).view(-1, 1, 1, 1) for k in ("veil", "airlight"))
-    return ((clean + light) * (1 - veil) + airlight * veil).clamp(0, 1)
+    return under_veil(clean + light, scenes)
 
 
 class Streaks(NamedTuple):

@@ -21,8 +21,7 @@ from torch.nn import functional as F
 
 from restore_diff.data.weather.config import RaindropConfig
 from restore_diff.data.weather.drop_shapes import Drops, Water, Window, draw_drops, pour
-from restore_diff.data.weather.scene import draw_scene
-from restore_diff.randomness import generator
+from restore_diff.data.weather.scene import draw_scenes, require_a_seed_each
 from restore_diff.tensors import Images
 
 SKY_COLOUR = (0.93, 0.97, 1.0)
@@ -47,16 +46,6 @@ WINDOW_PX = 512
 """Side of the windows in which a photograph is rendered; bounds the memory that a large one needs."""
 
 
-class RaindropRenderer:
-    """`render_raindrops` with its settings filled in; can be sent to worker processes."""
-
-    def __init__(self, config: RaindropConfig):
-        self.config = config
-
-    def __call__(self, clean: Images, seeds: Sequence[int]) -> Images:
-        return render_raindrops(clean, self.config, seeds)
-
-
 @torch.no_grad()
 def render_raindrops(clean: Images, config: RaindropConfig, seeds: Sequence[int]) -> Images:
     """Put drops before RGB photographs in [0, 1]; result in [0, 1] on the same device. Between drops nothing changes.
@@ -64,10 +53,10 @@ def render_raindrops(clean: Images, config: RaindropConfig, seeds: Sequence[int]
     Result i depends on clean[i] and seeds[i] alone. What a drop shows from beyond the border is the picture mirrored.
     ValueError when there is no image, or not one seed per image.
     """
-    if not 0 < len(clean) == len(seeds):
-        raise ValueError(f"expected one seed per image, got {len(clean)} images and {len(seeds)} seeds")
+    require_a_seed_each(clean, seeds)
     height, width = clean.shape[-2:]
-    scenes, drops = zip(*(_draw(config, height, width, seed) for seed in seeds), strict=True)
+    scenes, randoms = draw_scenes(config, "raindrop", seeds)
+    drops = [draw_drops(scene, height, width, random) for scene, random in zip(scenes, randoms, strict=True)]
     owner = torch.repeat_interleave(torch.tensor([len(drawn.x) for drawn in drops])).to(clean.device)
     drops = Drops(*(torch.cat(parts).to(clean.device) for parts in zip(*drops, strict=True)))
     scene = {name: torch.stack([s[name] for s in scenes]).to(clean.device).view(-1, 1, 1, 1) for name in scenes[0]}
@@ -81,12 +70,6 @@ def render_raindrops(clean: Images, config: RaindropConfig, seeds: Sequence[int]
         part = degraded[..., window.top : window.top + window.height, window.left : window.left + window.width]
         part.copy_((part * (1 - light[:, 3:]) + light[:, :3]).clamp(0, 1))
     return degraded
-
-
-def _draw(config: RaindropConfig, height: int, width: int, seed: int) -> tuple[dict[str, Tensor], Drops]:
-    random = generator(seed, "raindrop")
-    scene = draw_scene(config, random)
-    return scene, draw_drops(scene, height, width, random)
 
 
 def _windows(height: int, width: int) -> Iterator[Window]:

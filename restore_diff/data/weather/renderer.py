@@ -1,6 +1,8 @@
 """Weather of several kinds, one upon the other in the order in which light meets them on its way into the camera."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 
@@ -10,6 +12,20 @@ from restore_diff.tensors import Images
 
 Layer = Callable[[Images, Sequence[int]], Images]
 """(images (B,3,H,W) in [0, 1], one seed per image) -> with weather, likewise; image i depends on row i alone."""
+
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class Rendering(Generic[Settings]):
+    """A layer: a function that renders, with its settings; can be sent to worker processes."""
+
+    render: Callable[[Images, Settings, Sequence[int]], Images]
+    settings: Settings
+
+    def __call__(self, images: Images, seeds: Sequence[int]) -> Images:
+        return self.render(images, self.settings, seeds)
 
 
 class WeatherRenderer:

@@ -21,10 +21,9 @@ import torch
 from torch import Tensor
 
 from restore_diff.data.weather.config import SnowConfig
-from restore_diff.data.weather.scene import draw_scene
+from restore_diff.data.weather.scene import draw_scenes, require_a_seed_each, under_veil
 from restore_diff.data.weather.strokes import pixels_in_reach, spread
 from restore_diff.data.weather.textures import TextureFolder
-from restore_diff.randomness import generator
 from restore_diff.tensors import Images
 
 MAX_DEVIATION = 2.0
@@ -54,19 +53,6 @@ CRYSTALS_AT_ONCE = 2048
 """So many of an image are drawn, and of all painted, together; bounds the memory that large photographs need."""
 
 
-class SnowRenderer:
-    """`render_snow` with its settings filled in; can be sent to worker processes."""
-
-    def __init__(self, config: SnowConfig):
-        """DataError for a folder of masks without images, ImageError for one with files that are none."""
-        self.config = config
-        if config.masks:
-            TextureFolder(config.masks)
-
-    def __call__(self, clean: Images, seeds: Sequence[int]) -> Images:
-        return render_snow(clean, self.config, seeds)
-
-
 @torch.no_grad()
 def render_snow(clean: Images, config: SnowConfig, seeds: Sequence[int]) -> Images:
     """Let it snow on RGB photographs in [0, 1]; result in [0, 1] on the same device.
@@ -75,11 +61,9 @@ def render_snow(clean: Images, config: SnowConfig, seeds: Sequence[int]) -> Imag
     and seeds[i] alone. ValueError when there is no image, or not one seed per image; errors of masks as in
     `TextureFolder`.
     """
-    if not 0 < len(clean) == len(seeds):
-        raise ValueError(f"expected one seed per image, got {len(clean)} images and {len(seeds)} seeds")
+    require_a_seed_each(clean, seeds)
     height, width = clean.shape[-2:]
-    randoms = [generator(seed, "snow") for seed in seeds]
-    scenes = [draw_scene(config, random) for random in randoms]
+    scenes, randoms = draw_scenes(config, "snow", seeds)
     if config.masks:
         masks = TextureFolder(config.masks)
         pieces = [_cut(masks, s, height, width, random) for s, random in zip(scenes, randoms, strict=True)]
@@ -88,9 +72,7 @@ def render_snow(clean: Images, config: SnowConfig, seeds: Sequence[int]) -> Imag
         drawn = [_draw_flakes(s, height, width, random) for s, random in zip(scenes, randoms, strict=True)]
         opacity = _paint(drawn, height, width, clean.device).to(clean.dtype)
     colour = torch.stack([_colour(scene) for scene in scenes]).to(clean).view(-1, 3, 1, 1)
-    veil, airlight = (torch.stack([s[k] for s in scenes]).to(clean).view(-1, 1, 1, 1) for k in ("veil", "airlight"))
-    snowy = clean * (1 - opacity) + colour * opacity
-    return (snowy * (1 - veil) + airlight * veil).clamp(0, 1)
+    return under_veil(clean * (1 - opacity) + colour * opacity, scenes)
 
 
 class Crystals(NamedTuple):

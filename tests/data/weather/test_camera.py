@@ -12,8 +12,9 @@ from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
 
-from restore_diff.data.weather.camera import CameraRenderer, add_sensor_noise, compress
+from restore_diff.data.weather.camera import add_sensor_noise, compress, take
 from restore_diff.data.weather.config import CameraConfig
+from restore_diff.data.weather.renderer import Rendering
 
 ALL = CameraConfig(shot_noise=(0.001, 0.02), read_noise=(0.001, 0.02), jpeg=0.7, jpeg_quality=(20, 95))
 
@@ -44,7 +45,7 @@ def by_pillow(image: Tensor, quality: int) -> Tensor:
 
 def test_a_camera_of_which_nothing_is_asked_hands_the_pictures_on():
     images = photographs(2)
-    assert CameraRenderer(CameraConfig())(images, [0, 1]) is images
+    assert take(images, CameraConfig(), [0, 1]) is images
 
 
 @pytest.mark.parametrize("light", [0.0, 0.1, 0.25, 0.5])
@@ -110,20 +111,20 @@ def test_noise_comes_before_compression():
     images = photographs(2)
     camera = CameraConfig(shot_noise=(0.01, 0.01), read_noise=(0.01, 0.01), jpeg=1.0, jpeg_quality=(30, 30))
     expected = compress(add_sensor_noise(images, camera, [3, 4]), camera, [3, 4])
-    assert torch.equal(CameraRenderer(camera)(images, [3, 4]), expected)
+    assert torch.equal(take(images, camera, [3, 4]), expected)
 
 
 def test_a_picture_depends_on_its_own_seed_alone_and_the_scene_stays_as_it_is():
     images, seeds = photographs(5), [3, 1, 4, 1, 5]
     before = images.clone()
-    together = CameraRenderer(ALL)(images, seeds)
+    together = take(images, ALL, seeds)
     for row in (4, 0, 2, 1, 3):
-        alone = CameraRenderer(ALL)(images[row, None], [seeds[row]])
+        alone = take(images[row, None], ALL, [seeds[row]])
         torch.testing.assert_close(alone[0], together[row], atol=1e-6, rtol=0)
     for step in (add_sensor_noise, compress):
         step(images, ALL, seeds)
     assert torch.equal(images, before)
-    assert not torch.equal(*CameraRenderer(ALL)(images[:1].expand(2, -1, -1, -1), [1, 2]))
+    assert not torch.equal(*take(images[:1].expand(2, -1, -1, -1), ALL, [1, 2]))
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 50), (37, 53)])
@@ -131,14 +132,14 @@ def test_a_picture_depends_on_its_own_seed_alone_and_the_scene_stays_as_it_is():
 def test_values_stay_in_range_at_every_size(height: int, width: int, dtype: torch.dtype):
     for value in (0.0, 1.0):
         images = torch.full((20, 3, height, width), value, dtype=dtype)
-        taken = CameraRenderer(ALL)(images, range(20))
+        taken = take(images, ALL, range(20))
         assert taken.shape == images.shape and taken.dtype == dtype
         assert taken.min() >= 0 and taken.max() <= 1
 
 
 def test_the_camera_survives_the_way_to_a_worker():
-    camera = pickle.loads(pickle.dumps(CameraRenderer(ALL)))
-    assert torch.equal(camera(photographs(2), [8, 9]), CameraRenderer(ALL)(photographs(2), [8, 9]))
+    camera = pickle.loads(pickle.dumps(Rendering(take, ALL)))
+    assert torch.equal(camera(photographs(2), [8, 9]), take(photographs(2), ALL, [8, 9]))
 
 
 @pytest.mark.parametrize(

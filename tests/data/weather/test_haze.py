@@ -12,7 +12,8 @@ from torch import Tensor
 
 from restore_diff.data.weather.config import HazeConfig
 from restore_diff.data.weather.depth import procedural_depth
-from restore_diff.data.weather.haze import HazeRenderer, render_haze
+from restore_diff.data.weather.haze import render_haze
+from restore_diff.data.weather.renderer import Rendering
 
 PLAIN = {"beta": 1.0, "airlight": 0.8, "tint": 0, "unevenness": 0}
 """Grey and even haze, the same for every seed."""
@@ -156,7 +157,7 @@ def test_dtype_stays_and_no_gradient_is_recorded(dtype: torch.dtype):
 
 
 def test_the_renderer_survives_the_way_to_a_worker():
-    renderer = pickle.loads(pickle.dumps(HazeRenderer(HazeConfig(beta=(2.0, 3.0)))))
+    renderer = pickle.loads(pickle.dumps(Rendering(render_haze, HazeConfig(beta=(2.0, 3.0)))))
     expected = render_haze(photographs(2), HazeConfig(beta=(2.0, 3.0)), [8, 9])
     assert torch.equal(renderer(photographs(2), [8, 9]), expected)
 

@@ -11,7 +11,8 @@ from skimage.measure import label, regionprops
 from torch import Tensor
 
 from restore_diff.data.weather.config import RainConfig
-from restore_diff.data.weather.rain import RainRenderer, render_rain
+from restore_diff.data.weather.rain import render_rain
+from restore_diff.data.weather.renderer import Rendering
 from restore_diff.data.weather.ranges import range_names
 
 LENGTH_PX, WIDTH_PX, BRIGHTNESS = 40.0, 4.0, 0.5
@@ -215,7 +216,7 @@ def test_every_size_is_rendered(height: int, width: int):
 
 
 def test_the_renderer_survives_the_way_to_a_worker():
-    renderer = pickle.loads(pickle.dumps(RainRenderer(RainConfig(density=(0.01, 0.02)))))
+    renderer = pickle.loads(pickle.dumps(Rendering(render_rain, RainConfig(density=(0.01, 0.02)))))
     expected = render_rain(photographs(2), RainConfig(density=(0.01, 0.02)), [8, 9])
     assert torch.equal(renderer(photographs(2), [8, 9]), expected)
 

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from restore_diff.data.weather.config import RaindropConfig
 from restore_diff.data.weather.drop_shapes import Drops, Window, pour
-from restore_diff.data.weather.raindrop import RaindropRenderer, render_raindrops
+from restore_diff.data.weather.raindrop import render_raindrops
+from restore_diff.data.weather.renderer import Rendering
 
 RADIUS_PX, NO_BLUR = 10.0, 0.01
 STILL = {
@@ -277,7 +278,7 @@ def test_every_size_is_rendered(height: int, width: int):
 
 
 def test_the_renderer_survives_the_way_to_a_worker():
-    renderer = pickle.loads(pickle.dumps(RaindropRenderer(RaindropConfig(covered=(0.3, 0.4)))))
+    renderer = pickle.loads(pickle.dumps(Rendering(render_raindrops, RaindropConfig(covered=(0.3, 0.4)))))
     expected = render_raindrops(photographs(2), RaindropConfig(covered=(0.3, 0.4)), [8, 9])
     assert torch.equal(renderer(photographs(2), [8, 9]), expected)
 

@@ -12,20 +12,20 @@ from torch import Tensor
 from restore_diff import build
 from restore_diff.data.config import DataConfig
 from restore_diff.data.names import PairPath
-from restore_diff.data.weather.camera import CameraRenderer
+from restore_diff.data.weather.camera import take
 from restore_diff.data.weather.config import CameraConfig, HazeConfig, Mixture, RainConfig, Weather
-from restore_diff.data.weather.haze import HazeRenderer
-from restore_diff.data.weather.rain import RainRenderer
-from restore_diff.data.weather.renderer import WeatherRenderer
-from restore_diff.data.weather.snow import SnowRenderer
+from restore_diff.data.weather.haze import render_haze
+from restore_diff.data.weather.rain import render_rain
+from restore_diff.data.weather.renderer import Rendering, WeatherRenderer
+from restore_diff.data.weather.snow import render_snow
 
-LAYERS = {"rain": RainRenderer(RainConfig(density=(0.02, 0.03))), "haze": HazeRenderer(HazeConfig())}
+LAYERS = {"rain": Rendering(render_rain, RainConfig(density=(0.02, 0.03))), "haze": Rendering(render_haze, HazeConfig())}
 NOISY = CameraConfig(shot_noise=(0.002, 0.01), read_noise=(0.001, 0.01), jpeg=0.5)
-OFF = CameraRenderer(CameraConfig())
+OFF = Rendering(take, CameraConfig())
 
 
 def weather(mixture: Mixture, camera: CameraConfig | None = None) -> WeatherRenderer:
-    return WeatherRenderer(mixture, LAYERS, CameraRenderer(camera or CameraConfig()))
+    return WeatherRenderer(mixture, LAYERS, Rendering(take, camera or CameraConfig()))
 
 
 def photographs(num_images: int, height: int = 40, width: int = 56) -> Tensor:
@@ -40,21 +40,21 @@ def made(config: DataConfig, *pairs: PairPath) -> WeatherRenderer:
 
 def test_rain_alone_is_that_of_its_renderer_bit_for_bit():
     clean, seeds, config = photographs(6), [5, 2, 8, 8, 1, 0], DataConfig(weather="rain")
-    assert torch.equal(made(config)(clean, seeds), RainRenderer(config.rain)(clean, seeds))
+    assert torch.equal(made(config)(clean, seeds), Rendering(render_rain, config.rain)(clean, seeds))
 
 
 @pytest.mark.parametrize("first", ["rain", "snow"])
 def test_haze_lies_before_what_falls(first: str):
     clean, seeds, config = photographs(4), range(4), DataConfig(weather=f"{first}+haze")  # type: ignore[arg-type]
-    falling = RainRenderer(config.rain) if first == "rain" else SnowRenderer(config.snow)
-    assert torch.equal(made(config)(clean, seeds), HazeRenderer(config.haze)(falling(clean, seeds), seeds))
+    falling = Rendering(render_rain, config.rain) if first == "rain" else Rendering(render_snow, config.snow)
+    assert torch.equal(made(config)(clean, seeds), Rendering(render_haze, config.haze)(falling(clean, seeds), seeds))
 
 
 def test_the_camera_comes_last_and_sees_every_picture():
     clean, seeds = photographs(8), range(8)
     mixture: Mixture = {"none": 1, "rain": 1, "rain+haze": 1}
     taken = weather(mixture, NOISY)(clean, seeds)
-    expected = CameraRenderer(NOISY)(weather(mixture)(clean, seeds), seeds)
+    expected = Rendering(take, NOISY)(weather(mixture)(clean, seeds), seeds)
     torch.testing.assert_close(taken, expected, atol=0, rtol=0)
     assert (taken != weather(mixture)(clean, seeds)).flatten(1).any(1).all()
 
@@ -127,7 +127,7 @@ def test_there_is_no_renderer_where_nothing_says_what_to_render():
     assert build.renderer(nothing, [genuine]) is None
     assert build.renderer(nothing, [clean_only, hazy]) is None
     degraded = made(nothing, genuine, hazy)(photographs(1), [0], ["haze"])
-    assert torch.equal(degraded, HazeRenderer(nothing.haze)(photographs(1), [0]))
+    assert torch.equal(degraded, Rendering(render_haze, nothing.haze)(photographs(1), [0]))
 
 
 def test_settings_of_a_weather_that_is_not_rendered_do_not_matter():

@@ -12,11 +12,14 @@ from pydantic import ValidationError
 from skimage.measure import label, regionprops
 from torch import Tensor
 
+from restore_diff import build
+from restore_diff.data.config import DataConfig
 from restore_diff.data.images import write_image
 from restore_diff.data.listing import DataError
 from restore_diff.data.weather.config import SnowConfig
 from restore_diff.data.weather.ranges import range_names
-from restore_diff.data.weather.snow import SnowRenderer, render_snow
+from restore_diff.data.weather.renderer import Rendering
+from restore_diff.data.weather.snow import render_snow
 
 MEAN_THICKNESS = 0.7
 """Mean opacity of flakes over that of the densest."""
@@ -251,9 +254,9 @@ def test_masks_know_nothing_of_how_flakes_are_drawn(masks: str):
 
 def test_a_folder_without_masks_is_told_before_rendering(tmp_path: Path):
     with pytest.raises(DataError, match="0 images"):
-        SnowRenderer(SnowConfig(masks=str(tmp_path)))
+        build.renderer(DataConfig(weather="snow", snow=SnowConfig(masks=str(tmp_path))))
     with pytest.raises(DataError, match="nowhere"):
-        SnowRenderer(SnowConfig(masks=str(tmp_path / "nowhere")))
+        build.renderer(DataConfig(weather="snow", snow=SnowConfig(masks=str(tmp_path / "nowhere"))))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -281,7 +284,7 @@ def test_the_smallest_and_the_largest_flakes_are_drawn_without_a_flaw(size_px: f
 @pytest.mark.parametrize("source", ["drawn", "masks"])
 def test_the_renderer_survives_the_way_to_a_worker(source: str, masks: str):
     config = SnowConfig(masks=masks if source == "masks" else "")
-    renderer = pickle.loads(pickle.dumps(SnowRenderer(config)))
+    renderer = pickle.loads(pickle.dumps(Rendering(render_snow, config)))
     assert torch.equal(renderer(photographs(2), [8, 9]), render_snow(photographs(2), config, [8, 9]))
 
 

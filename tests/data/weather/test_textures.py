@@ -8,10 +8,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from restore_diff import build
+from restore_diff.data.config import DataConfig
 from restore_diff.data.images import ImageError
 from restore_diff.data.listing import DataError
 from restore_diff.data.weather.config import RainConfig
-from restore_diff.data.weather.rain import RainRenderer, render_rain
+from restore_diff.data.weather.rain import render_rain
+from restore_diff.data.weather.renderer import Rendering
 from restore_diff.data.weather.textures import SEAM, TextureFolder, _read
 from restore_diff.randomness import generator
 
@@ -120,10 +123,11 @@ def test_pieces_of_every_size(write, height: int, width: int):
 
 def test_a_folder_without_images_is_refused(tmp_path):
     with pytest.raises(DataError, match="no such folder of textures"):
-        RainRenderer(RainConfig(textures=str(tmp_path / "nowhere")))
+        build.renderer(DataConfig(weather="rain", rain=RainConfig(textures=str(tmp_path / "nowhere"))))
     (tmp_path / "text.txt").touch()
     with pytest.raises(DataError, match="0 images"):
-        RainRenderer(RainConfig(textures=str(tmp_path)))
+        build.renderer(DataConfig(weather="rain+haze", rain=RainConfig(textures=str(tmp_path))))
+    assert build.renderer(DataConfig(weather="haze", rain=RainConfig(textures=str(tmp_path)))) is not None
 
 
 def test_damaged_and_black_pictures_are_told(write, tmp_path):
@@ -156,7 +160,7 @@ def test_textured_rain_depends_on_the_seed_alone_also_in_another_process(write):
     clean = torch.rand(3, 3, 40, 40, generator=generator(0))
     config = RainConfig(textures=write("a.png", slashes()))
     together = render_rain(clean, config, [7, 8, 7])
-    renderer = pickle.loads(pickle.dumps(RainRenderer(config)))
+    renderer = pickle.loads(pickle.dumps(Rendering(render_rain, config)))
     assert torch.equal(renderer(clean[1:2], [8])[0], together[1])
     same_scene = render_rain(clean[:1].expand(2, -1, -1, -1), config, [7, 8])
     assert not torch.allclose(same_scene[0], same_scene[1], atol=0.01)

@@ -1,0 +1,101 @@
+"""Checkpoints of examples/train_sharded.py: each process writes its part, in safetensors; none of it is pickled."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from restore_diff.config import ExperimentConfig, to_dict
+from restore_diff.files import sync_folder, write_durably
+from restore_diff.training.changes import require_same_experiment
+from restore_diff.training.checkpoint import PARTIAL
+from restore_diff.training.checkpoint_folder import newest_kept, newest_valid, prune, tidy
+from restore_diff.training.checkpoint_state import MAX_STATE_BYTES, DamagedCheckpoint, read_at_most
+from restore_diff.training.distributed import Processes
+from restore_diff.training.run_log import RunLog, Silence
+from restore_diff.training.stops import TrainingStopped
+
+MANIFEST = "manifest.json"
+
+
+class ShardedCheckpoints:
+    """The checkpoints in a folder, one folder each. All processes call each method together, but `kept`."""
+
+    def __init__(self, folder: Path, config: ExperimentConfig, processes: Processes):
+        self._folder, self._config, self._processes = folder, config, processes
+
+    def save(self, step: int, tensors: dict[str, Tensor]) -> None:
+        """Each process writes its part, the first publishes all by one rename. Raises TrainingStopped."""
+        final = self._folder / f"{step:08d}"
+        partial = self._folder / f"{PARTIAL}{final.name}"
+        try:
+            if self._processes.is_first:
+                partial.mkdir(parents=True)
+            self._processes.wait()
+            # Of the writers of torch, the one that uses no pickle.
+            save(tensors, storage_writer=HuggingFaceStorageWriter(str(partial), save_distributed=True))
+            if self._processes.is_first:
+                manifest = {"step": step, "config": to_dict(self._config), "files": _sizes(partial)}
+                write_durably(partial / MANIFEST, json.dumps(manifest, indent=1).encode())
+                sync_folder(partial)
+                partial.rename(final)
+                sync_folder(self._folder)
+                prune(self._folder, self._config.training.num_checkpoints_kept, best_step=None)
+        except (OSError, CheckpointException) as error:
+            reason = f"checkpoint {final.name} not saved: {_reason(error)}; {self.kept()}"
+            raise TrainingStopped(step, reason) from error
+        self._processes.wait()
+
+    def newest(self, log: RunLog | Silence) -> tuple[int, str]:
+        """The step of the newest complete checkpoint, 0 without one, and what has changed of its config.
+
+        Raises ConfigChanged where that makes another experiment of it, NoIntactCheckpoint where all are damaged.
+        """
+        found = newest_valid(self._folder, read_manifest, log.line) if self._processes.is_first else None
+        manifest = self._processes.gather(found)[0]
+        if not manifest:
+            return 0, ""
+        changes = require_same_experiment(manifest["config"], to_dict(self._config), to_dict(ExperimentConfig()))
+        return manifest["step"], changes
+
+    def load(self, step: int, tensors: dict[str, Tensor]) -> None:
+        """Fill these in place, whatever number of processes saved them. Raises DamagedCheckpoint."""
+        path = self._folder / f"{step:08d}"
+        try:
+            load(tensors, storage_reader=HuggingFaceStorageReader(str(path)))
+        except CheckpointException as error:
+            raise DamagedCheckpoint(path, "a part", _reason(error)) from error
+
+    def tidy(self, step: int, log: RunLog | Silence) -> None:
+        """Remove what a run that goes on from `step` leaves behind."""
+        if self._processes.is_first:
+            tidy(self._folder, step, log.line)
+
+    def kept(self) -> str:
+        """What there is to go on from."""
+        return newest_kept(self._folder)
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any]:
+    """Raises DamagedCheckpoint where a file is missing or has another length. Contents have no checksums."""
+    try:
+        manifest = json.loads(read_at_most(checkpoint / MANIFEST, MAX_STATE_BYTES))
+        if manifest["files"] != _sizes(checkpoint) or manifest["step"] != int(checkpoint.name):
+            raise ValueError("files or their lengths are not those that were saved")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(checkpoint, MANIFEST, error) from error
+    return manifest
+
+
+def _sizes(checkpoint: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in sorted(checkpoint.glob("*.safetensors"))}
+
+
+def _reason(error: Exception | CheckpointException) -> str:
+    cause = next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
+    return str(cause).partition("\n")[0]
