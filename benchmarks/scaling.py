@@ -1,7 +1,7 @@
 """How restoring grows with the image, and how near it comes to what the machine can compute.
 
 python benchmarks/scaling.py --ckpt runs/derain --megapixels 0.06 0.25 1 4 16 --out benchmarks/results/scaling_cpu.json
-python benchmarks/scaling.py --ckpt runs/derain --megapixels 100 --repeats 1 --limit-gib 4
+python benchmarks/scaling.py --ckpt shipped --quality fast --megapixels 100 --repeats 1 --limit-gib 4
 
 Each size runs in a process of its own: `seconds` is the best of the repeats after a warm-up, `peak_mb` the process's
 peak of resident memory, input and output included. `share_of_floor` is the time that the network's multiplications
@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from restore_diff import trained
+from restore_diff.dial import QUALITIES
 
 LEAST_PIXELS_OF_THE_SLOPE = 200_000
 """Below, fixed costs weigh."""
@@ -31,6 +32,7 @@ LEAST_PIXELS_OF_THE_SLOPE = 200_000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt", type=Path)
+    parser.add_argument("--quality", choices=QUALITIES, help="as for restore.py; default: the config's own")
     parser.add_argument("--megapixels", type=float, nargs="+", default=[0.06, 0.25, 1, 4, 16])
     parser.add_argument("--tile", type=int, default=512, help="side of a tile in px")
     parser.add_argument("--repeats", type=int, default=3)
@@ -39,7 +41,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.one is not None:
-        print(json.dumps(measure(args.ckpt, args.one, args.tile, args.repeats, args.limit_gib)))
+        print(json.dumps(measure(args)))
         return
     rate = best_rate()
     rows = []
@@ -55,8 +57,12 @@ def main() -> None:
             str(args.repeats),
         ]
         command += ["--ckpt", str(args.ckpt)] if args.ckpt else []
+        command += ["--quality", args.quality] if args.quality else []
         command += ["--limit-gib", str(args.limit_gib)] if args.limit_gib else []
-        row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{megapixels} megapixels failed, as said above")
+        row = json.loads(done.stdout)
         row["share_of_floor"] = round(row["gflop"] / rate / row["seconds"], 3)
         rows.append(row)
         print(row, flush=True)
@@ -70,23 +76,20 @@ def main() -> None:
         args.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def measure(
-    checkpoint: Path | None, megapixels: float, tile: int, repeats: int, limit_gib: float | None
-) -> dict[str, float]:
+def measure(args: argparse.Namespace) -> dict[str, float]:
+    megapixels = args.one
     height = round(math.sqrt(megapixels * 1e6 * 2 / 3))
     width = round(megapixels * 1e6 / height)
-    restorer, _ = trained.load_restorer(checkpoint, device="cpu", tile_size_px=tile)
+    restorer, _ = trained.load_restorer(args.ckpt, device="cpu", quality=args.quality, tile_size_px=args.tile)
     small = torch.rand(1, 3, 64, 64)
     restorer.restore(small, ["warm-up"])
-    if limit_gib:
-        pages = int(Path("/proc/self/statm").read_text().split()[0]) - int(
-            Path("/proc/self/statm").read_text().split()[1]
-        )
-        limit = int(limit_gib * 2**30) + pages * resource.getpagesize()
+    if args.limit_gib:
+        size, resident = (int(pages) for pages in Path("/proc/self/statm").read_text().split()[:2])
+        limit = int(args.limit_gib * 2**30) + (size - resident) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     image = torch.rand(1, 3, height, width)
     seconds = []
-    for _ in range(repeats):
+    for _ in range(args.repeats):
         started = time.perf_counter()
         restorer.restore(image, ["photograph"])
         seconds.append(time.perf_counter() - started)

@@ -44,7 +44,7 @@ class DDIMSampler:
         x_t = self.denoise.start(self.steps[0].level, degraded, noise)
         for draw, step in enumerate(self.steps, start=1):
             clean, epsilon = self.denoise(predictor, x_t, step.level, degraded)
-            x_t = step.next_signal * clean + step.next_noise * epsilon
+            x_t = (step.next_signal * clean).add_(epsilon, alpha=step.next_noise)  # in place: images may be very large
             if step.fresh_noise > 0:
                 x_t = x_t + step.fresh_noise * noise(draw).to(x_t.dtype)
         return x_t

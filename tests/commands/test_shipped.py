@@ -15,7 +15,7 @@ from restore_diff import trained
 from restore_diff.commands import restore
 from restore_diff.data.images import read_rgb_uint8
 from restore_diff.data.weather.config import RainConfig
-from restore_diff.data.weather.rain import RainRenderer
+from restore_diff.data.weather.rain import render_rain
 
 CROP = (slice(0, 192), slice(0, 192))
 
@@ -29,7 +29,7 @@ def here(tmp_path, monkeypatch):
 def rainy() -> tuple[np.ndarray, np.ndarray]:
     """A photograph, and the same in rain, written to photos/rainy.png."""
     clean = data.astronaut()[CROP].copy()
-    degraded = RainRenderer(RainConfig())(torch.from_numpy(clean).permute(2, 0, 1)[None] / 255, [5])
+    degraded = render_rain(torch.from_numpy(clean).permute(2, 0, 1)[None] / 255, RainConfig(), [5])
     array = (degraded[0].permute(1, 2, 0) * 255).round().byte().numpy()
     write_image(Path("photos/rainy.png"), array)
     return clean, array
