@@ -21,6 +21,9 @@ WRITE_FORMATS = {
     ".tiff": "TIFF",
     ".bmp": "BMP",
 }
+PNG_COMPRESSION = 4
+"""Of 0 to 9. The usual 6 takes twice the time, a quarter of a fast restoration, and its files are 2 to 4 % smaller."""
+
 ROWS_AT_ONCE = 256
 LUMA = (0.299, 0.587, 0.114)  # BT.601; equal channels give that channel
 
@@ -139,6 +142,8 @@ def _encode(samples: Tensor, kind: str, is_deep: bool, quality: int, exif: bytes
         options |= {"quality": quality, "subsampling": 0}
     if kind == "WEBP":
         options |= {"quality": quality, "exact": True}
+    if kind == "PNG":
+        options |= {"compress_level": PNG_COMPRESSION}
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
