@@ -1,6 +1,6 @@
 """Settings -> objects: the one file that knows both. No numerics here."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -18,14 +18,8 @@ from restore_diff.data.holdout import hold_out
 from restore_diff.data.loading import TrainingBatches
 from restore_diff.data.names import PairPath
 from restore_diff.data.pairs import PairedImageDataset, require_degraded
-from restore_diff.data.weather.camera import take
 from restore_diff.data.weather.config import Mixture
-from restore_diff.data.weather.haze import render_haze
-from restore_diff.data.weather.rain import render_rain
-from restore_diff.data.weather.raindrop import render_raindrops
 from restore_diff.data.weather.renderer import Rendering, WeatherRenderer
-from restore_diff.data.weather.snow import render_snow
-from restore_diff.data.weather.textures import TextureFolder
 from restore_diff.diffusion.gaussian import GaussianDiffusion
 from restore_diff.diffusion.prediction import Predictor
 from restore_diff.diffusion.samplers import SAMPLERS
@@ -40,15 +34,6 @@ from restore_diff.models.unet import UNet
 from restore_diff.randomness import mix
 from restore_diff.restoration.recognition import Recognition
 from restore_diff.restoration.restorer import Restorer, Samples
-from restore_diff.tensors import Images
-
-LAYERS: dict[str, Callable[..., Images]] = {
-    "rain": render_rain,
-    "haze": render_haze,
-    "snow": render_snow,
-    "raindrop": render_raindrops,
-}
-"""What renders each weather; its settings are the section of the same name."""
 
 
 class DeviceError(ValueError):
@@ -133,6 +118,11 @@ def renderer(config: DataConfig, pairs: Sequence[PairPath] = ()) -> WeatherRende
         return None
     if config.weather == "none" and not (partnerless and all(pair.weather for pair in partnerless)):
         return None
+    # Here, because they bring kornia and torchvision, which take a second or two, and restoring needs neither.
+    from restore_diff.data.weather.camera import take
+    from restore_diff.data.weather.layers import LAYERS
+    from restore_diff.data.weather.textures import TextureFolder
+
     mixture: Mixture = {config.weather: 1.0} if isinstance(config.weather, str) else config.weather
     kinds = "+".join([*mixture, *(pair.weather or "none" for pair in partnerless)]).split("+")
     layers = {name: Rendering(LAYERS[name], getattr(config, name)) for name in sorted(set(kinds) - {"none"})}

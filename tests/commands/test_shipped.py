@@ -1,6 +1,8 @@
 """Right after installing: the weights of the package restore and are scored, without a run and without a download."""
 
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +56,14 @@ def test_a_photograph_is_restored_without_any_run(rainy, capsys):
     before = peak_signal_noise_ratio(clean, degraded)
     assert peak_signal_noise_ratio(clean, restored()) > before + 3
     assert "weights shipped (step " in capsys.readouterr().out
+
+
+def test_restoring_does_not_wait_for_libraries_that_it_does_not_use(rainy):
+    arguments = ["-i", "photos", "-o", "out", "--device", "cpu", "--quality", "fast"]
+    code = f"import sys\nfrom restore_diff.commands import restore\nassert restore.main({arguments}) == 0\n"
+    code += "print(*{'kornia', 'torchvision', 'skimage', 'lpips', 'tensorboard'} & sys.modules.keys(), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip()) == (0, "")
 
 
 def test_a_hint_tells_the_network_what_to_take_out(rainy):

@@ -3,6 +3,12 @@
 MUTATIONS = [
     (
         "restore_diff/build.py",
+        "from restore_diff.data.weather.renderer import",
+        "from restore_diff.data.weather import layers  # noqa: F401\nfrom restore_diff.data.weather.renderer import",
+        "tests/commands/test_shipped.py::test_restoring_does_not_wait_for_libraries_that_it_does_not_use",
+    ),
+    (
+        "restore_diff/build.py",
         'return _usable(config, replace(find_pairs(source, "test", Path(config.data.root)), crop_to_min=crop_to_min))',
         'return find_pairs(source, "test", Path(config.data.root))',
         "tests/commands/test_train.py::test_a_mistake_is_told_in_one_line_before_anything_is_written",
