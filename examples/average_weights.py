@@ -1,0 +1,49 @@
+"""The mean of the weights of several runs of one network, of which one began from another, as a weights file.
+
+python examples/average_weights.py runs/a runs/b -o mean.safetensors
+
+Such a mean is often better than each (Wortsman et al., "Model soups", ICML 2022): runs that went different ways from
+the same start lie in one valley of the loss. The config in the file is that of the last.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from restore_diff.commands.console import complain
+from restore_diff.commands.errors import USER_ERRORS
+from restore_diff.commands.exit_codes import BAD_USAGE, OK
+from restore_diff.config import to_dict
+from restore_diff.trained import load_experiment
+from restore_diff.training.weights import WeightsError, save_weights
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("weights", nargs="+", type=Path, help="runs, checkpoints or weights files")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.safetensors")
+    args = parser.parse_args(argv)
+    try:
+        average(args.weights, args.output)
+        return OK
+    except USER_ERRORS as error:
+        complain("average_weights.py", error)
+        return BAD_USAGE
+
+
+def average(paths: list[Path], output: Path) -> None:
+    """Raises WeightsError for files that cannot be read or hold different networks."""
+    found = [load_experiment(path) for path in paths]
+    _, config, last = found[-1]
+    for path, of_path, _ in found:
+        if of_path.model != config.model:
+            raise WeightsError(f"{path}: its network (`model`) is not that of {paths[-1]}")
+    mean = {
+        name: torch.stack([weights.tensors[name].float() for _, _, weights in found]).mean(0) for name in last.tensors
+    }
+    save_weights(output, mean, to_dict(config), last.step)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
