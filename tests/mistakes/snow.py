@@ -20,8 +20,8 @@ MUTATIONS = [
     ),
     (
         "restore_diff/data/weather/scene.py",
-        "+ airlight * veil",
-        "+ 0 * airlight * veil",
+        "images * (1 - veil) +",
+        "images * (1 - veil) + 0 *",
         TESTS + "mist_hides_scene_and_flakes_alike",
     ),
     (SNOW, "* sides - margin", "* sides", TESTS + "a_crop_snows_like_a_whole_photograph_up_to_its_border"),
