@@ -44,9 +44,9 @@ MUTATIONS = [
     ),
     (SNOW, 'scene["opacity"] * masks.crop', "masks.crop", TESTS + "masks_are_what_holds_the_light_back"),
     (
-        SNOW,
-        "            TextureFolder(config.masks)",
-        "            pass",
+        "restore_diff/build.py",
+        'if "snow" in layers',
+        "if False",
         TESTS + "a_folder_without_masks_is_told_before_rendering",
     ),
 ]
