@@ -50,6 +50,9 @@ OURS = {
 }
 
 
+TRAINED_AT = ("float32", "bfloat16")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weatherdiffusion", type=Path, required=True)
@@ -147,7 +150,7 @@ def one_network(size: str, dtype: torch.dtype, mode: str, args: argparse.Namespa
 
 
 def training(args: argparse.Namespace) -> dict[str, Any]:
-    """Forward, backward, update and average of a batch of 4 crops; theirs is its loss, Adam and EMAHelper."""
+    """Forward, backward, update and average of a batch of 4 crops; theirs: its loss, Adam and EMAHelper, in float32."""
     ddm = load_source(args.weatherdiffusion / "models/ddm.py", drop=("import utils\n", "from models.unet"))
     net = their_network(args.weatherdiffusion).train()
     ema = ddm.EMAHelper()
@@ -166,17 +169,18 @@ def training(args: argparse.Namespace) -> dict[str, Any]:
         adam.step()
         ema.update(net)
 
-    config = load_config(["weatherdiff64.yaml"], ["training.batch_size=4"])
-    optimisation = Optimisation(
-        build.network(config),
-        GaussianDiffusion(NoiseSchedule(config.schedule), config.diffusion),
-        config.training,
-        0,
-        torch.device("cpu"),
-    )
     batch = Batch(clean, degraded, [0, 1, 2, 3], list("abcd"))
-    seconds, _ = in_turn([their_step, lambda: optimisation.advance(0, iter([batch]))], args.repeats)
-    return {"theirs_s": seconds[0], "ours_s": seconds[1], "times_faster": round(seconds[0] / seconds[1], 3)}
+    ours = [optimisation(precision) for precision in TRAINED_AT]
+    actions = [their_step, *(lambda it=it: it.advance(0, iter([batch])) for it in ours)]
+    (theirs, *seconds), _ = in_turn(actions, args.repeats)
+    table = {at: {"s": s, "times_faster": round(theirs / s, 3)} for at, s in zip(TRAINED_AT, seconds, strict=True)}
+    return {"theirs_s": theirs, "ours": table}
+
+
+def optimisation(precision: str) -> Optimisation:
+    config = load_config(["weatherdiff64.yaml"], ["training.batch_size=4", f"training.precision={precision}"])
+    diffusion = GaussianDiffusion(NoiseSchedule(config.schedule), config.diffusion)
+    return Optimisation(build.network(config), diffusion, config.training, 0, torch.device("cpu"))
 
 
 PARTS = {

@@ -40,8 +40,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mean of 4, ddim, 1 step": {"num_steps": 1, "num_samples": 4},
     "mean of 4, ddim, 4 steps": {"num_steps": 4, "num_samples": 4},
     "mean of 2, one mirrored, ddim, 1 step": {"num_steps": 1, "num_samples": 2, "mirror": True},
+    "mean of 4, two mirrored, ddim, 1 step": {"num_steps": 1, "num_samples": 4, "mirror": True},
+    "mean of 4, two mirrored, ddim, 2 steps": {"num_steps": 2, "num_samples": 4, "mirror": True},
     "mean of 4, two mirrored, ddim, 4 steps": {"num_steps": 4, "num_samples": 4, "mirror": True},
+    "mean of 8, four mirrored, ddim, 1 step": {"num_steps": 1, "num_samples": 8, "mirror": True},
 }
+"""One sample, not mirrored, unless they say otherwise; all else as the checkpoint's config says."""
 
 
 def main() -> None:
@@ -58,8 +62,9 @@ def main() -> None:
     chosen = {name: given for name, given in SETTINGS.items() if any(word in name for word in args.only)}
     lines = {}
     for name, given in chosen.items():
+        sampler = {"num_samples": 1, "mirror": False, **given}
         lines[name] = line(
-            build.with_overrides(config, **{f"sampler__{k}": v for k, v in given.items()}), weights, args
+            build.with_overrides(config, **{f"sampler__{k}": v for k, v in sampler.items()}), weights, args
         )
         print(f"{name:50}", lines[name], flush=True)
     if args.out:

@@ -10,9 +10,10 @@ QUALITIES = ("fast", "balanced", "best")
 DIRECT: dict[str, dict[str, Any]] = {
     "fast": {"sampler__num_steps": 1, "sampler__num_samples": 1},
     "balanced": {},
-    "best": {"sampler__num_steps": 4, "sampler__num_samples": 4, "sampler__mirror": True},
+    "best": {"sampler__num_steps": 1, "sampler__num_samples": 8, "sampler__mirror": True},
 }
-"""For networks that put out the clean image, or a residual: one step is a restoration already."""
+"""For networks that put out the clean image, or a residual: one step is a restoration already, and more of them are no
+better (docs/speed.md); samples are."""
 
 STEPWISE: dict[str, dict[str, Any]] = {
     "fast": {"sampler__num_steps": 5, "sampler__spacing": "trailing", "sampler__clip": True, "tiling__grid": "shifted"},

@@ -14,7 +14,17 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("restore_diff", "tests", "datasets", "configs", "pyproject.toml", "train.py", "test.py", "restore.py")
+PARTS = (
+    "restore_diff",
+    "tests",
+    "datasets",
+    "configs",
+    "examples",
+    "pyproject.toml",
+    "train.py",
+    "test.py",
+    "restore.py",
+)
 
 
 def mutations() -> list[tuple[str, str, str, str]]:

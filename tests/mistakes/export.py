@@ -1,8 +1,10 @@
-"""Deliberate mistakes in writing others' files: (file, text that occurs once, mistake, test that fails by it)."""
+"""Deliberate mistakes in writing weights for others: (file, text that occurs once, mistake, test that fails by it)."""
 
 ONNX = "restore_diff/interop/onnx.py"
 DIFFUSERS = "restore_diff/interop/diffusers.py"
 COMMAND = "restore_diff/commands/export.py"
+AVERAGE = "examples/average_weights.py"
+AVERAGE_TESTS = "tests/training/test_average_example.py::"
 ONNX_TESTS = "tests/interop/test_onnx.py::"
 DIFFUSERS_TESTS = "tests/interop/test_diffusers.py::"
 COMMAND_TESTS = "tests/commands/test_export.py::"
@@ -79,5 +81,17 @@ MUTATIONS = [
         "if taken and not args.overwrite",
         "if taken and args.overwrite",
         COMMAND_TESTS + "test_nothing_is_replaced_unasked",
+    ),
+    (
+        AVERAGE,
+        ".mean(0)",
+        ".median(0).values",
+        AVERAGE_TESTS + "test_each_weight_is_the_mean_of_all_files_and_the_config_that_of_the_last",
+    ),
+    (
+        AVERAGE,
+        "if of_path.model != config.model",
+        "if of_path.data != config.data",
+        AVERAGE_TESTS + "test_different_networks_have_no_mean",
     ),
 ]
