@@ -40,10 +40,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mean of 4, ddim, 1 step": {"num_steps": 1, "num_samples": 4},
     "mean of 4, ddim, 4 steps": {"num_steps": 4, "num_samples": 4},
     "mean of 2, one mirrored, ddim, 1 step": {"num_steps": 1, "num_samples": 2, "mirror": True},
-    "mean of 4 mirrorings, ddim, 1 step": {"num_steps": 1, "num_samples": 4, "mirror": True},
-    "mean of 4 mirrorings, ddim, 2 steps": {"num_steps": 2, "num_samples": 4, "mirror": True},
-    "mean of 4 mirrorings, ddim, 4 steps": {"num_steps": 4, "num_samples": 4, "mirror": True},
-    "mean of 8, each mirroring twice, ddim, 1 step": {"num_steps": 1, "num_samples": 8, "mirror": True},
+    "mean of 4, two mirrored, ddim, 1 step": {"num_steps": 1, "num_samples": 4, "mirror": True},
+    "mean of 4, two mirrored, ddim, 2 steps": {"num_steps": 2, "num_samples": 4, "mirror": True},
+    "mean of 4, two mirrored, ddim, 4 steps": {"num_steps": 4, "num_samples": 4, "mirror": True},
+    "mean of 8, four mirrored, ddim, 1 step": {"num_steps": 1, "num_samples": 8, "mirror": True},
 }
 """One sample, not mirrored, unless they say otherwise; all else as the checkpoint's config says."""
 

@@ -68,9 +68,7 @@ class SamplerConfig:
     eta: float = Field(default=0.0, ge=0, le=1, description="ddim: 0 is deterministic, 1 is ancestral DDPM")
     clip: bool = Field(default=True, description="clip the estimate of the clean image to [-1, 1] at each step")
     num_samples: int = Field(default=1, ge=1, le=10_000, description="restorations that are averaged")
-    mirror: bool = Field(
-        default=False, description="these see the image mirrored in turn: not, left to right, top to bottom, both"
-    )
+    mirror: bool = Field(default=False, description="every other of these of the mirrored image, mirrored back")
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:

@@ -24,12 +24,8 @@ logger = logging.getLogger(__name__)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-MIRRORINGS = ((), (-1,), (-2,), (-2, -1))
-"""The axes along which an image is mirrored: none, left to right, top to bottom, both."""
-
-
 class Samples(NamedTuple):
-    """How many restorations of an image are averaged, and whether they see it mirrored, in the order of MIRRORINGS."""
+    """How many restorations of an image are averaged, and whether every other one sees it mirrored."""
 
     number: int
     mirror: bool = False
@@ -130,9 +126,11 @@ class Restorer:
         mean = self._sample_finite(degraded, noise)
         squares = torch.zeros_like(mean)
         for further in range(1, self.samples.number):  # Welford (1962): exact where samples are nearly equal
-            axes = MIRRORINGS[further % len(MIRRORINGS)] if self.samples.mirror else ()
             of_sample = noise._replace(seed=noise.seed + further)
-            sample = self._sample_finite(degraded.flip(axes), of_sample).flip(axes)
+            if self.samples.mirror and further % 2:
+                sample = self._sample_finite(degraded.flip(-1), of_sample).flip(-1)
+            else:
+                sample = self._sample_finite(degraded, of_sample)
             change = sample - mean
             mean += change / (further + 1)
             squares += change.square_().mul_(further / (further + 1))

@@ -106,18 +106,6 @@ MUTATIONS = [
     ),
     (
         "restore_diff/restoration/restorer.py",
-        "MIRRORINGS = ((), (-1,), (-2,), (-2, -1))",
-        "MIRRORINGS = ((), (-1,))",
-        "tests/restoration/test_memory_and_samples.py::test_samples_may_see_the_image_mirrored_in_turn_and_are_mirrored_back",
-    ),
-    (
-        "restore_diff/restoration/restorer.py",
-        "degraded.flip(axes), of_sample).flip(axes)",
-        "degraded.flip(axes), of_sample)",
-        "tests/restoration/test_memory_and_samples.py::test_samples_may_see_the_image_mirrored_in_turn_and_are_mirrored_back",
-    ),
-    (
-        "restore_diff/restoration/restorer.py",
         "noise._replace(seed=noise.seed + further)",
         "noise",
         "tests/restoration/test_memory_and_samples.py::test_the_mean_and_spread_of_samples_are_those_of_single_samples",

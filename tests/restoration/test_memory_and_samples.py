@@ -1,6 +1,5 @@
 """Too little memory costs time, never the image; several samples give a mean and say how far they lie apart."""
 
-import itertools
 import logging
 
 import pytest
@@ -129,19 +128,16 @@ def test_the_mean_and_spread_of_samples_are_those_of_single_samples():
     assert spread.mean() > 0.01
 
 
-def test_samples_may_see_the_image_mirrored_in_turn_and_are_mirrored_back():
+def test_every_other_sample_may_see_the_image_mirrored():
     def leaning(x_t, t, degraded):
-        return 0.5 * degraded + 0.3 * degraded.roll(1, dims=-1) + 0.15 * degraded.roll(1, dims=-2)
+        return 0.5 * degraded + 0.3 * degraded.roll(1, dims=-1)
 
     given = photograph(24, 20)
-    left, top = given.flip(-1), given.flip(-2)
-    single = [restorer(leaning).restore(seen, ["a"]) for seen in (given, left, top, left.flip(-2))]
-    back = [single[0], single[1].flip(-1), single[2].flip(-2), single[3].flip(-1).flip(-2)]
-    for number in (2, 3, 4, 6):
-        found = restorer(leaning, samples=Samples(number, mirror=True)).restore(given, ["a"])
-        expected = sum(back[k % 4] for k in range(number)) / number
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-    assert min((one - other).abs().max() for one, other in itertools.combinations(back, 2)) > 0.02
+    alone = restorer(leaning).restore(given, ["a"])
+    mirrored = restorer(leaning).restore(given.flip(-1), ["a"]).flip(-1)
+    found = restorer(leaning, samples=Samples(2, mirror=True)).restore(given, ["a"])
+    torch.testing.assert_close(found, (alone + mirrored) / 2, rtol=0, atol=1e-6)
+    assert (alone - mirrored).abs().max() > 0.05
 
 
 def test_one_sample_has_no_spread():
