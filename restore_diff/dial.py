@@ -12,8 +12,8 @@ DIRECT: dict[str, dict[str, Any]] = {
     "balanced": {},
     "best": {"sampler__num_steps": 1, "sampler__num_samples": 8, "sampler__mirror": True},
 }
-"""For networks that put out the clean image, or a residual: one step is a restoration already, and more of them are no
-better (docs/speed.md); samples are."""
+"""For networks that put out the clean image, or a residual: one step is a restoration already. More
+are no better with the weights that ship (docs/speed.md), and little better with others (docs/results/solvers.md)."""
 
 STEPWISE: dict[str, dict[str, Any]] = {
     "fast": {"sampler__num_steps": 5, "sampler__spacing": "trailing", "sampler__clip": True, "tiling__grid": "shifted"},

@@ -106,6 +106,12 @@ MUTATIONS = [
     ),
     (
         "restore_diff/restoration/restorer.py",
+        "self._sample_finite(degraded.flip(-1), of_sample).flip(-1)",
+        "self._sample_finite(degraded.flip(-1), of_sample)",
+        "tests/restoration/test_memory_and_samples.py::test_every_other_sample_may_see_the_image_mirrored",
+    ),
+    (
+        "restore_diff/restoration/restorer.py",
         "noise._replace(seed=noise.seed + further)",
         "noise",
         "tests/restoration/test_memory_and_samples.py::test_the_mean_and_spread_of_samples_are_those_of_single_samples",
