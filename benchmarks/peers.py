@@ -40,6 +40,8 @@ from restore_diff.restoration.noise import Noise
 from restore_diff.restoration.restorer import Restorer
 from restore_diff.training.optimisation import Optimisation
 
+CPU = torch.device("cpu")
+
 OURS = {
     "same grid": ({}, {"tile_size_px": 64, "tile_overlap_px": 48, "window": "box"}),
     "smooth window, 16 px overlap": ({}, {"tile_size_px": 64, "tile_overlap_px": 16}),
@@ -108,7 +110,7 @@ def sampler_base(args: argparse.Namespace) -> dict[str, Any]:
     """Their network has no weights that may be had here: random ones take the same time. 2 steps stand for 25."""
     network = their_network(args.weatherdiffusion)
     config = load_config(["weatherdiff64.yaml"], ["sampler.num_steps=2"])
-    model = build.network(config).eval()
+    model = trained.to_restore(build.network(config), CPU)
     image = torch.rand(1, 3, args.size, args.size)
     noise = torch.randn_like(image)
     theirs = their_sampler(args.weatherdiffusion)
@@ -131,7 +133,7 @@ def network(args: argparse.Namespace) -> dict[str, Any]:
 
 def one_network(size: str, dtype: torch.dtype, mode: str, args: argparse.Namespace) -> dict[str, float]:
     config = load_config(["derain.yaml", f"sizes/{size}.yaml"], ["model.unshuffle=1"])
-    ours = build.network(config).eval()
+    ours = trained.to_restore(build.network(config), CPU)
     peer: nn.Module = UNet2DModel(**{k: v for k, v in unet2d_config(config.model).items() if k[0] != "_"}).eval()
     peer.load_state_dict(ours.state_dict())
     inputs, t = torch.randn(1, 6, args.size, args.size), torch.tensor([500])
@@ -180,7 +182,7 @@ def training(args: argparse.Namespace) -> dict[str, Any]:
 def optimisation(precision: str) -> Optimisation:
     config = load_config(["weatherdiff64.yaml"], ["training.batch_size=4", f"training.precision={precision}"])
     diffusion = GaussianDiffusion(NoiseSchedule(config.schedule), config.diffusion)
-    return Optimisation(build.network(config), diffusion, config.training, 0, torch.device("cpu"))
+    return Optimisation(build.network(config), diffusion, config.training, 0, CPU)
 
 
 PARTS = {

@@ -80,7 +80,9 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     megapixels = args.one
     height = round(math.sqrt(megapixels * 1e6 * 2 / 3))
     width = round(megapixels * 1e6 / height)
-    restorer, _ = trained.load_restorer(args.ckpt, device="cpu", quality=args.quality, tile_size_px=args.tile)
+    restorer, _ = trained.load_restorer(
+        args.ckpt, device="cpu", precision="float32", quality=args.quality, tile_size_px=args.tile
+    )
     small = torch.rand(1, 3, 64, 64)
     restorer.restore(small, ["warm-up"])
     if args.limit_gib:

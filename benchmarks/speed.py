@@ -24,6 +24,7 @@ from torch import nn
 from restore_diff import build
 from restore_diff.config import ExperimentConfig, load_config
 from restore_diff.restoration.restorer import Restorer
+from restore_diff.trained import to_restore
 from restore_diff.training.cost import measure_cost
 from restore_diff.training.optimisation import Optimisation
 
@@ -109,8 +110,8 @@ def build_restorer(
     config: ExperimentConfig, device: torch.device, num_steps: int, tile: int
 ) -> tuple[Restorer, nn.Module]:
     config = build.with_overrides(config, sampler__num_steps=num_steps, tiling__tile_size_px=tile)
-    model = build.network(config).to(device).eval()
-    return build.restorer(config, model, device, build.select_precision("auto", device)), model
+    model = to_restore(build.network(config), device)
+    return build.restorer(config, model, device, "float32"), model
 
 
 def timed(actions: list[Callable[[], object]], device: torch.device, repeats: int) -> list[float]:

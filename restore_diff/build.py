@@ -52,11 +52,21 @@ def select_device(name: str) -> torch.device:
 
 
 def select_precision(name: str, device: torch.device) -> Literal["float32", "bfloat16", "float16"]:
-    """ "auto" is bfloat16 on a GPU that computes with it, else float32."""
+    """ "auto" is bfloat16 on a GPU or a CPU that computes with it, else float32."""
     if name == "auto":
-        return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+        return "bfloat16" if _computes_with_bfloat16(device) else "float32"
     assert name in ("float32", "bfloat16", "float16")
     return name
+
+
+def _computes_with_bfloat16(device: torch.device) -> bool:
+    """In hardware: a CPU that only imitates it is slower than with float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        able = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch that serves
+        return able.get("avx512_bf16", False) or able.get("amx_bf16", False)
+    return False
 
 
 def network(config: ExperimentConfig) -> Network:
@@ -100,7 +110,12 @@ def restorer(
     elif isinstance(model, UNet) and config.model.recognise:
         last_t = config.schedule.num_timesteps - 1
         recognition = Recognition(
-            model.recognise, lambda hint: partial(model, weather=hint), last_t, model.size_multiple, device
+            model.recognise,
+            lambda hint: partial(model, weather=hint),
+            last_t,
+            model.size_multiple,
+            device,
+            bfloat16=precision == "bfloat16",
         )
     with settings_of("sampler"):
         sampler = SAMPLERS[config.sampler.name](schedule(config), config.diffusion.prediction, config.sampler)

@@ -15,6 +15,8 @@ from restore_diff.tensors import Images, Timesteps, to_model_range
 WINDOW_PX = 320
 MOST_WINDOWS = 3
 """Along each axis. Weather is seen everywhere: of a large image a few windows tell enough."""
+SUREST = 4.0
+"""The largest logit that a window may give, 98 %: or one that is wrong and quite sure would outvote all others."""
 
 
 class Recognition(NamedTuple):
@@ -27,6 +29,8 @@ class Recognition(NamedTuple):
     last_t: int
     size_multiple: int
     device: torch.device
+    bfloat16: bool = False
+    """Whether it is autocast to that. float16 would do no good: what is not finite could not be seen in a hint."""
 
     def predictor(self, degraded: Images) -> Predictor:
         """For one image, (1, channels, height, width) in [0, 1]."""
@@ -34,11 +38,13 @@ class Recognition(NamedTuple):
             return self.told(decided(self.logits(degraded)))
 
     def logits(self, degraded: Images) -> Tensor:
-        """(1, number of kinds), the mean over windows of the image; depends on its pixels alone."""
+        """(1, number of kinds), the mean of the votes of windows of the image; depends on its pixels alone."""
         windows = torch.cat(self._windows(degraded))
         x_t = torch.randn(windows.shape[1:], generator=generator(0, "recognition")).to(windows)
         t = torch.full((len(windows),), self.last_t, device=self.device)
-        return self.recognise(x_t.expand_as(windows), t, windows).mean(0, keepdim=True)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
+            votes = self.recognise(x_t.expand_as(windows), t, windows)
+        return votes.clamp(-SUREST, SUREST).mean(0, keepdim=True)
 
     def _windows(self, degraded: Images) -> list[Images]:
         """Evenly spread over the image, in [-1, 1], on the device."""
@@ -50,8 +56,10 @@ class Recognition(NamedTuple):
 
 
 def _spread(length: int, side: int) -> tuple[list[int], int]:
-    """Where windows begin, and how long they are."""
+    """Where windows begin, and how long they are: as many as fit, or a little more or less, side by side."""
     if length <= side:
         return [0], length
-    number = min(-(-length // side), MOST_WINDOWS)
+    number = min(round(length / side), MOST_WINDOWS)
+    if number == 1:
+        return [(length - side) // 2], side
     return [round(k * (length - side) / (number - 1)) for k in range(number)], side

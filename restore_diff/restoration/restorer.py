@@ -45,7 +45,7 @@ class Restorer:
     """Range, padding, tiles, sampling, crop: what stands between image files and a network.
 
     The result of an image depends on its pixels, its name and the seed: not on the batch or the order that it comes
-    in (to 1e-5: convolutions round differently by the size of the batch).
+    in (to 1e-5 in float32: convolutions round differently by the size of the batch).
     """
 
     def __init__(

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from tiny_run import enter, run_test, run_train, scores, summary, tree, write_image, write_pairs
 
+from restore_diff.build import select_precision
 from restore_diff.commands import test
 from restore_diff.metrics.protocols import PROTOCOLS
 from restore_diff.restoration.restorer import Restorer
@@ -66,7 +67,8 @@ def test_without_arguments_the_newest_run_is_scored_on_its_own_test_set_as_train
     other = tree(Path("runs/c"))
     assert run_test() == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].startswith("weights runs/b (step 4)  ddim 2 steps  whole images  cpu float32")
+    computed_in = select_precision("auto", torch.device("cpu"))
+    assert printed[0].startswith(f"weights runs/b (step 4)  ddim 2 steps  whole images  cpu {computed_in}")
     assert printed[1] == "tests: 3 images"
     assert printed[2].startswith("  PSNR (rgb)  ")
     assert printed[-2:] == [

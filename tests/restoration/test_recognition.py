@@ -20,10 +20,8 @@ class Spy:
 
     def recognise(self, x_t, t, degraded):
         self.seen.append((x_t, t, degraded))
-        bright = degraded.mean((1, 2, 3)) > 0
-        return torch.stack(
-            [torch.tensor([-1.0, -4.0, 4.0, -1.0, -1.0]) if b else torch.tensor([-1.0, 4, -4, -1, -1]) for b in bright]
-        )
+        hazy, rainy = torch.tensor([-1.0, -4, 4, -1, -1]), torch.tensor([-1.0, 40, -40, -1, -1])
+        return torch.stack([hazy if bright else rainy for bright in degraded.mean((1, 2, 3)) > 0])
 
     def told(self, hint):
         self.told_hints.append(hint.tolist())
@@ -75,7 +73,28 @@ def test_of_a_large_image_nine_windows_reach_its_ends():
     assert ends[:, 1].min().round() == 0 and ends[:, 1].max().round() == 1499
 
 
-def test_the_belief_is_the_mean_over_the_windows():
+def test_it_looks_in_bfloat16_where_the_network_restores_in_it():
+    looked = []
+
+    def recognise(x_t, t, degraded):
+        looked.append(torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"))
+        return torch.zeros(len(degraded), 5)
+
+    for bfloat16 in (True, False):
+        Recognition(recognise, Spy().told, 999, 16, CPU, bfloat16).logits(torch.rand(1, 3, 16, 16))
+    assert looked == [torch.bfloat16, False]
+
+
+def test_half_a_window_more_than_one_is_seen_by_the_one_in_the_middle():
+    spy = Spy()
+    columns = torch.arange(470.0).expand(1, 3, 320, 470) / 470
+    restorer(spy).restore(columns, ["a"])
+    ((_, _, seen),) = spy.seen
+    ends = (seen + 1) / 2 * 470
+    assert len(seen) == 1 and ends.min().round() == 75 and ends.max().round() == 394
+
+
+def test_the_belief_is_the_mean_over_the_windows_and_the_surest_counts_no_more_than_98_percent():
     spy = Spy()
     image = torch.full((1, 3, 320, 960), 0.1)
     image[..., :320] = 0.9
