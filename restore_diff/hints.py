@@ -10,8 +10,11 @@ from restore_diff.randomness import generator
 KINDS = ("none", "rain", "haze", "snow", "raindrop")
 """The places of a hint."""
 
-SURE = 0.75
+SURE = 0.7
 """How likely a kind of weather must be for a network to tell itself so."""
+
+POSSIBLE = 0.2
+"""How likely it must be that there is none for a network that is not sure of any to tell itself so."""
 
 
 def hints(weathers: Sequence[str | None]) -> Tensor:
@@ -35,15 +38,15 @@ def hints_with_dropout(weathers: Sequence[str | None], positions: Sequence[int],
 
 
 def decided(logits: Tensor) -> Tensor:
-    """Logits of each kind, (batch, 5), to hints: the kind of weather that is likelier than SURE, if no other is likely.
+    """Logits of each kind, (batch, 5), to hints: the kind of weather that is sure, if no other kind is likely.
 
-    A wrong hint harms more than a right one helps, so in doubt the weather is not known. Where no weather is more
-    likely than not, the place of "none" holds how likely that is: between knowing nothing, all 0, and being sure.
+    A wrong hint harms more than a right one helps, so in doubt the weather is not known. The place of "none" then holds
+    how likely that is, if it is POSSIBLE: a photograph that may be clean is left nearly as it is.
     """
     belief = logits.sigmoid()
     none = KINDS.index("none")
-    weather = belief[:, [place for place in range(len(KINDS)) if place != none]]
     alone = (belief > 0.5).sum(1, keepdim=True) == 1
     hint = ((belief > SURE) & alone).to(torch.float32)
-    hint[:, none] = belief[:, none].masked_fill((weather > 0.5).any(1), 0)
+    hint[:, none] = 0
+    hint[:, none] = belief[:, none] * ((belief[:, none] > POSSIBLE) & ~hint.any(1))
     return hint

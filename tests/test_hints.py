@@ -32,9 +32,19 @@ def test_every_weather_of_the_renderer_is_a_hint():
     assert hints(get_args(Weather)).shape == (8, 5)
 
 
-def test_a_belief_becomes_a_hint_where_one_weather_is_likely_and_no_other():
-    """Weather is on or off, as in training; where none is likely, the belief that there is none counts as it is."""
-    logits = torch.tensor([[-5.0, 2, -1, -1, -1], [-5, 2, 0.1, -1, -1], [1, 2, -1, -1, -1], [-5, 0.5, -1, -1, -1]])
-    assert torch.equal(decided(logits), hints(["rain", None, None, None]))
-    doubt = decided(torch.tensor([[0.0, -1, -1, -1, -1], [30, -1, -1, -1, -1], [-30, -1, -1, -1, -1]]))
-    torch.testing.assert_close(doubt, torch.tensor([[0.5], [1], [0]]) * hints(["none"]))
+def logits_of(*beliefs):
+    return torch.tensor(beliefs).logit()
+
+
+def test_a_belief_becomes_a_hint_where_weather_is_sure_and_no_other_kind_is_likely():
+    """Weather is on or off, as in training."""
+    assert torch.equal(decided(logits_of([0.01, 0.95, 0.2, 0.2, 0.2])), hints(["rain"]))
+    doubtful = logits_of([0.01, 0.95, 0.55, 0.2, 0.2], [0.01, 0.55, 0.2, 0.2, 0.2], [0.1, 0.95, 0.95, 0.2, 0.2])
+    assert torch.equal(decided(doubtful), hints([None, None, None]))
+
+
+def test_what_may_be_clean_is_told_so_as_far_as_it_is_believed():
+    unseen = logits_of([0.5, 0.2, 0.2, 0.2, 0.2], [0.99, 0.2, 0.2, 0.2, 0.2], [0.1, 0.2, 0.2, 0.2, 0.2])
+    torch.testing.assert_close(decided(unseen), torch.tensor([[0.5], [0.99], [0.0]]) * hints(["none"]))
+    in_doubt = logits_of([0.25, 0.2, 0.6, 0.2, 0.2], [0.6, 0.95, 0.2, 0.2, 0.2])
+    torch.testing.assert_close(decided(in_doubt), torch.tensor([[0.25], [0.6]]) * hints(["none"]))

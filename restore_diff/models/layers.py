@@ -66,11 +66,13 @@ class WeatherEmbedding(nn.Linear):
 
 
 class WeatherHead(nn.Module):
-    """Features of several layers to logits of the kinds of weather, by their means and deviations over the image."""
+    """Features of several layers to logits of the kinds of weather, by their means and deviations over the image.
+
+    Those of each layer are normalised by themselves, so that the layers count alike.
+    """
 
     def __init__(self, widths: list[int], hidden_channels: int = 64):
         super().__init__()
-        self.norm = nn.LayerNorm(2 * sum(widths))
         self.hidden = nn.Linear(2 * sum(widths), hidden_channels)
         self.out = zeroed(nn.Linear(hidden_channels, len(KINDS)))
 
@@ -78,10 +80,8 @@ class WeatherHead(nn.Module):
         """(batch, len(KINDS)), in float32 under any autocast."""
         with torch.autocast(features[0].device.type, enabled=False):
             wide = [widened(layer).flatten(2) for layer in features]
-            pooled = torch.cat([part for layer in wide for part in (layer.mean(2), layer.std(2, correction=0))], dim=1)
-            normed = F.layer_norm(
-                pooled, self.norm.normalized_shape, widened(self.norm.weight), widened(self.norm.bias)
-            )
+            pooled = [part for layer in wide for part in (layer.mean(2), layer.std(2, correction=0))]
+            normed = torch.cat([F.layer_norm(part, part.shape[1:]) for part in pooled], dim=1)
             return _wide_linear(self.out, F.silu(_wide_linear(self.hidden, normed)))
 
 

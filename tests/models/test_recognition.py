@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from restore_diff.models.config import NetworkConfig
+from restore_diff.models.layers import WeatherHead
 from restore_diff.models.nafnet import NAFNet
 from restore_diff.models.unet import UNet
 
@@ -48,6 +49,17 @@ def test_the_last_features_are_among_those_it_reads():
         before = model.recognise(*given)
         model.mid_block.register_forward_hook(lambda *_: torch.zeros(2, 24, 2, 3))
         assert (model.recognise(*given) - before).abs().max() > 1e-4
+
+
+def test_layers_count_alike_however_large_their_features_are():
+    torch.manual_seed(0)
+    head, generator = WeatherHead([8, 16]), torch.Generator().manual_seed(2)
+    torch.nn.init.normal_(head.out.weight, generator=generator)
+    first, second = (torch.randn(2, width, 6, 5, generator=generator) for width in (8, 16))
+    with torch.no_grad():
+        logits = head([first, second])
+        torch.testing.assert_close(head([first, 100 * second]), logits, rtol=0, atol=0.02)
+        assert (head([first, second.roll(1, dims=1)]) - logits).abs().max() > 0.1
 
 
 def test_it_sees_the_degraded_image_and_restores_as_without_it():
