@@ -53,11 +53,12 @@ def set_folder(parent: Path, source: str) -> Path:
 
 
 def score_test_set(
-    config: ExperimentConfig, restorer: Restorer, pairs: PairList, folder: Path, choice: Choice
+    config: ExperimentConfig, restorer: Restorer, description: str, pairs: PairList, folder: Path, choice: Choice
 ) -> Report:
     """Restore and score every pair; per_image.csv, summary.json, tables and a picture go to `folder`.
 
-    Where several processes share the pairs, all return the whole report, and the first one writes it.
+    `description`, of the restorer, stands in the report: its numbers depend on all that it says. Where several
+    processes share the pairs, all return the whole report, and the first one writes it.
     """
     images = build.images(config, pairs)
     dataset = Subset(images, range(min(choice.limit or len(images), len(images))))
@@ -77,7 +78,7 @@ def score_test_set(
             bar.update()
 
         rows = evaluator.evaluate(dataset, choice.seeds, on_image, choice.share)
-    report = Report(pairs.name, rows, protocols, lpips)
+    report = Report(pairs.name, rows, protocols, lpips, description)
     if not choice.share.is_first:
         return report
     write_report(report, folder)

@@ -126,7 +126,9 @@ def _add_restoring(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--tile", type=tile, default="auto", metavar="auto|0|N", help="side of a tile in px, 0: no tiles")
     how.add_argument("--tile-overlap", type=count(0), metavar="N", help="overlap of tiles in px")
     how.add_argument("--device", type=device, default="auto", metavar="auto|cpu|cuda[:N]|mps")
-    how.add_argument("--dtype", type=dtype, default="auto", metavar="auto|float32|bfloat16|float16")
+    how.add_argument(
+        "--dtype", type=dtype, default="auto", metavar="auto|float32|bfloat16|float16", help="as restore.py has it"
+    )
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:

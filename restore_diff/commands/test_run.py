@@ -65,7 +65,7 @@ def _score_model(args: argparse.Namespace, share: Share) -> int:
             say(description)
             num_steps = stepped.sampler.num_steps
             of_steps = folder / f"steps_{num_steps}" if swept else folder
-            reports[num_steps] = score_test_set(stepped, restorer, pairs, of_steps, choice)
+            reports[num_steps] = score_test_set(stepped, restorer, description, pairs, of_steps, choice)
             tell(reports[num_steps], of_steps)
             nonfinite += reports[num_steps].nonfinite
         if swept:

@@ -131,7 +131,7 @@ def _score(config: ExperimentConfig, run: Path, device: torch.device, pairs: Pai
     restorer, description = trained.trained_restorer(path, config, weights, device)
     say(description)
     folder = set_folder(run / "test", config.data.test)
-    tell(score_test_set(config, restorer, pairs, folder, Choice(share=share)), folder)
+    tell(score_test_set(config, restorer, description, pairs, folder, Choice(share=share)), folder)
 
 
 def _device(name: str, share: Share) -> torch.device:

@@ -31,6 +31,8 @@ class Report:
     protocol_names: tuple[str, ...]
     lpips: LPIPS | MetricUnavailable | None = None
     """The metric; why there is none; or None where it was not asked for."""
+    restored_by: str | None = None
+    """Weights, sampler, tiles, device and precision, as printed; None for images that were restored elsewhere."""
 
     @cached_property
     def summary(self) -> dict[str, Statistics]:
@@ -65,6 +67,7 @@ class Report:
         return {
             "schema": 1,
             "dataset": self.dataset,
+            "restored_by": self.restored_by,
             "n": self.num_images,
             "seeds": self.seeds,
             "protocols": {protocol.name: dataclasses.asdict(protocol) for protocol in self.protocols},

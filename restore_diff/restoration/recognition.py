@@ -30,7 +30,7 @@ class Recognition(NamedTuple):
     size_multiple: int
     device: torch.device
     bfloat16: bool = False
-    """Whether it is autocast to that. float16 would do no good: what is not finite could not be seen in a hint."""
+    """Whether it looks in that. Never in float16, which may overflow: unlike an image, a hint would not show it."""
 
     def predictor(self, degraded: Images) -> Predictor:
         """For one image, (1, channels, height, width) in [0, 1]."""

@@ -69,6 +69,7 @@ def test_without_arguments_the_newest_run_is_scored_on_its_own_test_set_as_train
     printed = capsys.readouterr().out.splitlines()
     computed_in = select_precision("auto", torch.device("cpu"))
     assert printed[0].startswith(f"weights runs/b (step 4)  ddim 2 steps  whole images  cpu {computed_in}")
+    assert summary(REPORT)["restored_by"] == printed[0]
     assert printed[1] == "tests: 3 images"
     assert printed[2].startswith("  PSNR (rgb)  ")
     assert printed[-2:] == [

@@ -2,6 +2,12 @@
 
 MUTATIONS = [
     (
+        "restore_diff/commands/scoring.py",
+        "lpips, description)",
+        "lpips)",
+        "tests/commands/test_test.py::test_without_arguments_the_newest_run_is_scored_on_its_own_test_set_as_training_scored_it",
+    ),
+    (
         "restore_diff/metrics/fidelity.py",
         "return (values + 0.5).floor()",
         "return values.floor()",
