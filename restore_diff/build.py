@@ -60,12 +60,13 @@ def select_precision(name: str, device: torch.device) -> Literal["float32", "bfl
 
 
 def _computes_with_bfloat16(device: torch.device) -> bool:
-    """In hardware: a CPU that only imitates it is slower than with float32."""
+    """Faster than with float32: not CPUs that imitate it, nor Intel's without AMX, which take a fifth longer."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
         able = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch that serves
-        return able.get("avx512_bf16", False) or able.get("amx_bf16", False)
+        amd = "AMD" in able.get("cpu_name", "")
+        return able.get("amx_bf16", False) or (amd and able.get("avx512_bf16", False))
     return False
 
 

@@ -11,9 +11,11 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize(
     ("able", "expected"),
     [
-        ({"avx512_bf16": True}, "bfloat16"),
-        ({"amx_bf16": True, "avx512_bf16": False}, "bfloat16"),
-        ({"avx512_bf16": False, "avx512_f": True}, "float32"),
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC"}, "bfloat16"),
+        ({"amx_bf16": True, "avx512_bf16": True, "cpu_name": "Intel Xeon"}, "bfloat16"),
+        ({"amx_bf16": False, "avx512_bf16": True, "cpu_name": "Intel Xeon"}, "float32"),
+        ({"avx512_bf16": False, "avx512_f": True, "cpu_name": "AMD EPYC"}, "float32"),
+        ({"avx512_bf16": True}, "float32"),
         ({"bf16": True, "architecture": "arm64"}, "float32"),  # not measured
     ],
 )
