@@ -94,7 +94,8 @@ from restore_diff.commands.restore import main
 class Slow:
     def restore(self, degraded, names, seed=0):
         print(names[0], flush=True)
-        time.sleep(0 if names[0] < "3" else 60)
+        for _ in range(0 if names[0] < "3" else 600):
+            time.sleep(0.1)  # not all in one: the signal may reach another thread, and Python hears it here
         return 1 - degraded
 
 trained.load_restorer = lambda *arguments, **named: (Slow(), "slow")
