@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
+from speed import machine
 from torch import Tensor, nn
 from weatherdiffusion_code import NUM_STEPS, PATCH, load_source, their_network, their_sampler
 
@@ -65,7 +66,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="of the image for sampler-base and network")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    result: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    result: dict[str, Any] = {"machine": machine(CPU), "threads": torch.get_num_threads()}
     for part in args.only:
         result[part] = PARTS[part](args)
         print(part, json.dumps(result[part], indent=1), flush=True)

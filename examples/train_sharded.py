@@ -141,7 +141,8 @@ class ShardedTraining:
     def _loss(self, num_steps_done: int, batch: Batch) -> Tensor:
         """The part of the global batch's mean loss that comes from these samples."""
         config, total = self._config, self._config.training.batch_size
-        clean, degraded = (to_model_range(images.to(self._place)) for images in (batch.clean, batch.degraded))
+        both = (images.to(self._place, memory_format=torch.channels_last) for images in (batch.clean, batch.degraded))
+        clean, degraded = (to_model_range(each) for each in both)
         first, num = batch.positions[0] - num_steps_done * total, len(batch.positions)
         num_timesteps = self._diffusion.schedule.num_timesteps
         t = draw_timesteps(config.diffusion.timesteps, first, num, total, num_timesteps, config.seed, num_steps_done)

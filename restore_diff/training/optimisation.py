@@ -83,9 +83,10 @@ class Optimisation:
         device: torch.device,
         processes: Processes = ALONE,
     ):
-        self._memory_format = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        self._memory_format = torch.contiguous_format if device.type == "mps" else torch.channels_last
         self._takes_hints = getattr(model, "weather_embedding", None) is not None
-        self.model = model.to(device, memory_format=self._memory_format).train()  # type: ignore[call-overload]
+        weights = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        self.model = model.to(device, memory_format=weights).train()  # type: ignore[call-overload]
         network = Recogniser(model) if config.part == "recognition" else all_but_recognition(model)
         # Before the averages are copied from the weights, because all start from the first process's.
         self._network = processes.sharing_gradients(torch.compile(network) if config.compile else network)  # type: ignore[arg-type]

@@ -21,8 +21,8 @@ MUTATIONS = [
     ),
     (
         "restore_diff/models/layers.py",
-        "self.conv2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))",
-        "self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)",
+        "self.conv2 = zeroed(Convolution3x3(out_channels, out_channels))",
+        "self.conv2 = Convolution3x3(out_channels, out_channels)",
         "tests/models/test_unet.py::test_an_untrained_network_puts_out_zero_and_every_branch_adds_nothing",
     ),
     (
