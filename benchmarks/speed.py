@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice, product
 from pathlib import Path
 from statistics import median
@@ -114,7 +114,7 @@ def build_restorer(
     return build.restorer(config, model, device, "float32"), model
 
 
-def timed(actions: list[Callable[[], object]], device: torch.device, repeats: int) -> list[float]:
+def timed(actions: Sequence[Callable[[], object]], device: torch.device, repeats: int) -> list[float]:
     """Median seconds of each action, run in turn, after one warm-up of each."""
     seconds: list[list[float]] = [[] for _ in actions]
     for repeat in range(repeats + 1):
