@@ -24,7 +24,7 @@ POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)
 """Of interpolation, infinity apart. With the usual 0, 1, -1, 2, -2 the error is twice as large."""
 
 LEAST_CHANNELS, LEAST_TILES = 128, 64
-"""From where on it takes less time than the sum: fewer tiles do not pay for transforming the weights."""
+"""About from where on it takes less time than the sum: fewer tiles do not pay for transforming the weights."""
 PART_BYTES = 8_000_000
 """Of transformed tiles at once: they stay in the caches."""
 
@@ -51,6 +51,7 @@ def convolution(features: Images, weight: Tensor, bias: Tensor) -> Images:
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Images, weight: Tensor, bias: Tensor) -> Images:
+        """Part by part; the transformed inputs of the parts are kept for the way back."""
         batch, channels, height, width = ctx.shape = features.shape
         to_outputs, to_products, _ = _transforms(features.dtype)
         weights = _transformed(weight).transpose(1, 2)  # (36, in, out)

@@ -22,6 +22,12 @@ MUTATIONS = [
         "",
         f"{TESTS}test_it_pays_for_wide_layers_of_whole_tiles_in_float32",
     ),
+    (
+        FILE,
+        "and not torch.compiler.is_compiling()",
+        "",
+        f"{TESTS}test_a_compiler_is_given_the_convolution_itself",
+    ),
     (FILE, "    @once_differentiable\n", "", f"{TESTS}test_no_gradient_of_its_gradient_is_made_up"),
     (
         "restore_diff/models/layers.py",

@@ -65,7 +65,7 @@ def test_it_pays_for_wide_layers_of_whole_tiles_in_float32():
         assert not pays(1, LEAST, 32, 32)
 
 
-def test_a_layer_takes_it_in_training_alone(monkeypatch):
+def test_a_layer_takes_it_in_training_alone():
     layer = layers.Convolution3x3(LEAST, LEAST)
     features = torch.randn(1, LEAST, 32, 32, requires_grad=True)
     in_training = layer(features)
@@ -73,3 +73,9 @@ def test_a_layer_takes_it_in_training_alone(monkeypatch):
     in_use = layer.eval()(features)
     assert "_Convolution" not in str(in_use.grad_fn)
     torch.testing.assert_close(in_training, in_use, rtol=0, atol=2e-5)
+
+
+def test_a_compiler_is_given_the_convolution_itself():
+    layer = layers.Convolution3x3(LEAST, LEAST).train()
+    graph = torch.export.export(layer, (torch.randn(1, LEAST, 32, 32),)).graph
+    assert [node.target for node in graph.nodes if node.op == "call_function"] == [torch.ops.aten.conv2d.default]
