@@ -9,13 +9,12 @@ from restore_diff.schema import settings
 
 @settings
 class NetworkConfig:
-    kind: Literal["unet", "nafnet"] = Field(default="unet", description="nafnet: blocks of gates, for a CPU")
+    kind: Literal["unet"] = Field(default="unet", description="the network")
     base_channels: int = Field(default=128, ge=8, le=8192, multiple_of=2, description="channels at full resolution")
     channel_multipliers: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
         default=(1, 2, 3, 4), min_length=1, max_length=12, description="one per level"
     )
     num_blocks: int = Field(default=2, ge=1, le=64, description="residual blocks per level")
-    mid_blocks: int = Field(default=4, ge=1, le=64, description="nafnet: blocks at the smallest size")
     attention_levels: tuple[NonNegativeInt, ...] = Field(
         default=(2,), description="with self-attention; level i: 1/2^i size"
     )

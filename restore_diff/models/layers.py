@@ -9,7 +9,6 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from restore_diff.hints import KINDS
-from restore_diff.models import winograd
 from restore_diff.tensors import Images, Timesteps
 
 NORM_EPSILON = 1e-6  # Ho et al.'s; diffusers' default is 1e-5
@@ -97,30 +96,17 @@ def _wide_linear(layer: nn.Linear, inputs: Tensor) -> Tensor:
     return F.linear(inputs.to(widened(layer.weight).dtype), widened(layer.weight), widened(layer.bias))
 
 
-class Convolution3x3(nn.Conv2d):
-    """Of stride 1, same size out. In training by Winograd's algorithm where that is faster; equal but for rounding."""
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__(in_channels, out_channels, 3, padding=1)
-
-    def forward(self, input: Images) -> Images:
-        if self.training and winograd.pays(input, self.weight):
-            assert self.bias is not None
-            return winograd.convolution(input, self.weight, self.bias)
-        return super().forward(input)
-
-
 class ResidualBlock(nn.Module):
     """(norm, SiLU, convolution) twice, the time added in between, around a shortcut. Starts as the shortcut alone."""
 
     def __init__(self, in_channels: int, out_channels: int, embedding_channels: int, num_groups: int, dropout: float):
         super().__init__()
         self.norm1 = nn.GroupNorm(num_groups, in_channels, NORM_EPSILON)
-        self.conv1 = Convolution3x3(in_channels, out_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.time_emb_proj = nn.Linear(embedding_channels, out_channels)
         self.norm2 = nn.GroupNorm(num_groups, out_channels, NORM_EPSILON)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = zeroed(Convolution3x3(out_channels, out_channels))
+        self.conv2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         changes = in_channels != out_channels
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if changes else nn.Identity()
 
@@ -172,7 +158,7 @@ class Upsample(nn.Module):
 
     def __init__(self, num_channels: int):
         super().__init__()
-        self.conv = Convolution3x3(num_channels, num_channels)
+        self.conv = nn.Conv2d(num_channels, num_channels, 3, padding=1)
 
     def forward(self, features: Images) -> Images:
         return self.conv(F.interpolate(features, scale_factor=2, mode="nearest"))

@@ -3,12 +3,11 @@
 from typing import TypeAlias
 
 from restore_diff.models.config import NetworkConfig
-from restore_diff.models.nafnet import NAFNet
 from restore_diff.models.unet import UNet
 
-Network: TypeAlias = UNet | NAFNet
+Network: TypeAlias = UNet
 
 
 def make_network(config: NetworkConfig) -> Network:
     """An untrained one. Raises ValueError for numbers that do not fit together."""
-    return {"unet": UNet, "nafnet": NAFNet}[config.kind](config)
+    return {"unet": UNet}[config.kind](config)

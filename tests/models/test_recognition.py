@@ -5,7 +5,6 @@ import torch
 
 from restore_diff.models.config import NetworkConfig
 from restore_diff.models.layers import WeatherHead
-from restore_diff.models.nafnet import NAFNet
 from restore_diff.models.unet import UNet
 
 TINY = {"base_channels": 8, "channel_multipliers": (1, 2, 3), "num_blocks": 2, "num_groups": 4, "unshuffle": 2}
@@ -82,5 +81,3 @@ def test_its_statistics_are_in_float32_whatever_the_network_computes_in():
 def test_a_network_that_cannot_be_told_has_nothing_to_recognise():
     with pytest.raises(ValueError, match="recognise=true needs hint=true"):
         UNet(NetworkConfig(**{**TINY, "hint": False, "recognise": True}))
-    with pytest.raises(ValueError, match="recognise=true is for kind=unet"):
-        NAFNet(NetworkConfig(kind="nafnet", hint=True, recognise=True))
