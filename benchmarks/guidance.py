@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from restore_diff import build, trained
-from restore_diff.evaluation.scoring import Scorer, quantize
-from restore_diff.hints import hints
-from restore_diff.models.networks import Network
+from restore_diff.evaluation.evaluator import Scorer, quantize
+from restore_diff.labels import hints
+from restore_diff.models.unet import Network
 from restore_diff.tensors import Images, Timesteps
 
 CPU = torch.device("cpu")

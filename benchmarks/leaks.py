@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from restore_diff.data.images import read_rgb_uint8
 from restore_diff.data.leaks import Fingerprint, find_matches, fingerprint
-from restore_diff.data.listing import list_images
+from restore_diff.data.names import list_images
 
 TURNS = {
     "mirrored": Image.Transpose.FLIP_LEFT_RIGHT,

@@ -28,17 +28,16 @@ from weatherdiffusion_code import NUM_STEPS, PATCH, load_source, their_network, 
 from restore_diff import build, trained
 from restore_diff.config import ExperimentConfig, load_config
 from restore_diff.data.images import read_rgb_uint8
-from restore_diff.data.samples import Batch
-from restore_diff.diffusion.gaussian import GaussianDiffusion
+from restore_diff.data.loading import Batch
+from restore_diff.diffusion.loss import GaussianDiffusion
 from restore_diff.diffusion.prediction import estimate
 from restore_diff.diffusion.samplers import SAMPLERS
 from restore_diff.diffusion.schedule import NoiseSchedule
 from restore_diff.interop.diffusers import unet2d_config
 from restore_diff.metrics.fidelity import psnr
-from restore_diff.models.networks import Network
-from restore_diff.restoration.config import TilingConfig
-from restore_diff.restoration.noise import Noise
-from restore_diff.restoration.restorer import Restorer
+from restore_diff.models.unet import Network
+from restore_diff.restoration.restorer import Noise, Restorer
+from restore_diff.settings import TilingConfig
 from restore_diff.training.optimisation import Optimisation
 
 CPU = torch.device("cpu")

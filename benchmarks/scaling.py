@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from restore_diff import trained
-from restore_diff.dial import QUALITIES
+from restore_diff.build import QUALITIES
 
 LEAST_PIXELS_OF_THE_SLOPE = 200_000
 """Below, fixed costs weigh."""

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from restore_diff import build, trained
 from restore_diff.metrics.fidelity import psnr
-from restore_diff.restoration.config import TilingConfig
-from restore_diff.restoration.grid import overlapping_cuts, shifted_cuts
+from restore_diff.restoration.tiling import overlapping_cuts, shifted_cuts
+from restore_diff.settings import TilingConfig
 
 CPU = torch.device("cpu")
 TILINGS = {

@@ -16,8 +16,7 @@ from torch.utils.data import Subset
 from restore_diff import build, trained
 from restore_diff.config import ExperimentConfig
 from restore_diff.evaluation.evaluator import Evaluator
-from restore_diff.evaluation.report import Report
-from restore_diff.evaluation.summary import summarise
+from restore_diff.evaluation.report import Report, summarise
 from restore_diff.evaluation.sweep import seconds_per_image
 from restore_diff.training.weights import Weights
 

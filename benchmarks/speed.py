@@ -25,7 +25,7 @@ from restore_diff import build
 from restore_diff.config import ExperimentConfig, load_config
 from restore_diff.restoration.restorer import Restorer
 from restore_diff.trained import to_restore
-from restore_diff.training.cost import measure_cost
+from restore_diff.training.faults import measure_cost
 from restore_diff.training.optimisation import Optimisation
 
 HEIGHT, WIDTH = 480, 720

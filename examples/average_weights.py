@@ -11,9 +11,7 @@ from pathlib import Path
 
 import torch
 
-from restore_diff.commands.console import complain
-from restore_diff.commands.errors import USER_ERRORS
-from restore_diff.commands.exit_codes import BAD_USAGE, OK
+from restore_diff.commands.console import BAD_USAGE, OK, USER_ERRORS, complain
 from restore_diff.config import to_dict
 from restore_diff.trained import load_experiment
 from restore_diff.training.weights import WeightsError, save_weights

@@ -11,14 +11,19 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from restore_diff.config import ExperimentConfig, to_dict
+from restore_diff.distributed import Processes, TrainingStopped
 from restore_diff.files import sync_folder, write_durably
-from restore_diff.training.changes import require_same_experiment
-from restore_diff.training.checkpoint import PARTIAL
-from restore_diff.training.checkpoint_folder import newest_kept, newest_valid, prune, tidy
-from restore_diff.training.checkpoint_state import MAX_STATE_BYTES, DamagedCheckpoint, read_at_most
-from restore_diff.training.distributed import Processes
-from restore_diff.training.run_log import RunLog, Silence
-from restore_diff.training.stops import TrainingStopped
+from restore_diff.training.checkpoint import (
+    MAX_STATE_BYTES,
+    PARTIAL,
+    DamagedCheckpoint,
+    newest_kept,
+    newest_valid,
+    prune,
+    read_at_most,
+    tidy,
+)
+from restore_diff.training.run import RunLog, Silence, require_same_experiment
 
 MANIFEST = "manifest.json"
 

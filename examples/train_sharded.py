@@ -23,24 +23,21 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from restore_diff import build, trained
-from restore_diff.commands.arguments import device
-from restore_diff.commands.console import complain, logging_to_console, printing
-from restore_diff.commands.errors import USER_ERRORS
-from restore_diff.commands.exit_codes import BAD_USAGE, OK
+from restore_diff.commands.console import BAD_USAGE, OK, USER_ERRORS, complain, device, logging_to_console, printing
 from restore_diff.config import ConfigError, ExperimentConfig, load_config, to_dict, to_yaml
-from restore_diff.data.samples import Batch
-from restore_diff.diffusion.gaussian import draw_noise, draw_timesteps
-from restore_diff.evaluation.sharing import sharing
+from restore_diff.data.loading import Batch
+from restore_diff.diffusion.loss import draw_noise, draw_timesteps
+from restore_diff.distributed import PATIENCE, OtherProcessFailed, Processes, TrainingStopped, sharing
 from restore_diff.models.layers import ResidualBlock, SelfAttention
 from restore_diff.randomness import mix
 from restore_diff.tensors import to_model_range
-from restore_diff.training.distributed import PATIENCE, OtherProcessFailed, Processes
-from restore_diff.training.ema import ExponentialMovingAverage
-from restore_diff.training.optimisation import learning_rate
-from restore_diff.training.optimizer_state import load_optimizer_tensors, optimizer_tensors
-from restore_diff.training.run_folder import RunFolder
-from restore_diff.training.run_log import RunLog, Silence
-from restore_diff.training.stops import TrainingStopped
+from restore_diff.training.optimisation import (
+    ExponentialMovingAverage,
+    learning_rate,
+    load_optimizer_tensors,
+    optimizer_tensors,
+)
+from restore_diff.training.run import RunFolder, RunLog, Silence
 from restore_diff.training.weights import save_weights
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -10,30 +10,32 @@ from typing import Any, Literal
 import torch
 
 from restore_diff.config import ConfigError, ExperimentConfig, config_from_dict, to_dict
-from restore_diff.data.checks import files_of, require_equal_sizes
-from restore_diff.data.config import DataConfig
-from restore_diff.data.decoded_images import read_sizes, refuse_damaged, scan_files
-from restore_diff.data.finding import PairList, find_pairs
-from restore_diff.data.holdout import hold_out
+from restore_diff.data.images import read_sizes, refuse_damaged, scan_files
 from restore_diff.data.loading import TrainingBatches
 from restore_diff.data.names import PairPath
-from restore_diff.data.pairs import PairedImageDataset, require_degraded
-from restore_diff.data.weather.config import Mixture
-from restore_diff.data.weather.renderer import Rendering, WeatherRenderer
-from restore_diff.diffusion.gaussian import GaussianDiffusion
+from restore_diff.data.pairs import (
+    PairedImageDataset,
+    PairList,
+    files_of,
+    find_pairs,
+    hold_out,
+    require_degraded,
+    require_equal_sizes,
+)
+from restore_diff.diffusion.loss import GaussianDiffusion
 from restore_diff.diffusion.prediction import Predictor
 from restore_diff.diffusion.samplers import SAMPLERS
 from restore_diff.diffusion.schedule import NoiseSchedule
-from restore_diff.evaluation.scoring import Scorer
-from restore_diff.hints import hints
-from restore_diff.metrics.perceptual import LPIPS, find_lpips_weights
+from restore_diff.evaluation.evaluator import Scorer
+from restore_diff.labels import hints
+from restore_diff.metrics.perceptual import LPIPS, MetricUnavailable, find_lpips_weights
 from restore_diff.metrics.protocols import select_protocols
-from restore_diff.metrics.weights import MetricUnavailable
-from restore_diff.models.networks import Network, make_network
-from restore_diff.models.unet import UNet
+from restore_diff.models.unet import Network, UNet, make_network
 from restore_diff.randomness import mix
 from restore_diff.restoration.recognition import Recognition
 from restore_diff.restoration.restorer import Restorer, Samples
+from restore_diff.settings import DataConfig, Mixture
+from restore_diff.weather.renderer import Rendering, WeatherRenderer
 
 
 class DeviceError(ValueError):
@@ -135,9 +137,8 @@ def renderer(config: DataConfig, pairs: Sequence[PairPath] = ()) -> WeatherRende
     if config.weather == "none" and not (partnerless and all(pair.weather for pair in partnerless)):
         return None
     # Here, because they bring kornia and torchvision, which take a second or two, and restoring needs neither.
-    from restore_diff.data.weather.camera import take
-    from restore_diff.data.weather.layers import LAYERS
-    from restore_diff.data.weather.textures import TextureFolder
+    from restore_diff.weather.renderer import LAYERS, take
+    from restore_diff.weather.textures import TextureFolder
 
     mixture: Mixture = {config.weather: 1.0} if isinstance(config.weather, str) else config.weather
     kinds = "+".join([*mixture, *(pair.weather or "none" for pair in partnerless)]).split("+")
@@ -246,3 +247,36 @@ def with_overrides(config: ExperimentConfig, **values: Any) -> ExperimentConfig:
         section, key = name.split("__")
         plain[section][key] = value
     return config_from_dict(plain)
+
+
+# One dial from fast to best: named sets of what sampler, tiles and arithmetic a restoration uses.
+
+QUALITIES = ("fast", "balanced", "best")
+
+DIRECT: dict[str, dict[str, Any]] = {
+    "fast": {"sampler__num_steps": 1, "sampler__num_samples": 1},
+    "balanced": {},
+    "best": {"sampler__num_steps": 1, "sampler__num_samples": 8, "sampler__mirror": True},
+}
+"""For networks that put out the clean image, or a residual: one step is a restoration already. More
+are no better with the weights that ship (docs/speed.md), and little better with others (docs/results/solvers.md)."""
+
+STEPWISE: dict[str, dict[str, Any]] = {
+    "fast": {"sampler__num_steps": 5, "sampler__spacing": "trailing", "sampler__clip": True, "tiling__grid": "shifted"},
+    "balanced": {"sampler__num_steps": 10, "sampler__spacing": "trailing", "sampler__clip": True},
+    "best": {"sampler__num_steps": 25, "sampler__num_samples": 4, "sampler__mirror": True},
+}
+"""For networks that put out epsilon or velocity: they need steps."""
+
+
+def at_quality(config: ExperimentConfig, quality: str) -> ExperimentConfig:
+    """The config with what that quality sets; "balanced" is the config's own choice where its network is direct.
+
+    Tiles of a stepwise network overlap by a quarter, for "best" by a half, and fade smoothly.
+    """
+    direct = config.diffusion.prediction in ("clean", "residual")
+    changes = (DIRECT if direct else STEPWISE)[quality]
+    if not direct:
+        overlap = config.tiling.tile_size_px // (2 if quality == "best" else 4)
+        changes = {**changes, "tiling__window": "hann", "tiling__tile_overlap_px": overlap}
+    return with_overrides(config, **changes)

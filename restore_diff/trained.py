@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 
 from restore_diff import build
+from restore_diff.build import at_quality
 from restore_diff.config import ConfigError, ExperimentConfig, config_from_dict
-from restore_diff.data.listing import first_names
-from restore_diff.dial import at_quality
-from restore_diff.models.networks import Network, make_network
-from restore_diff.restoration.grid import network_pixels
+from restore_diff.data.names import first_names
+from restore_diff.models.unet import Network, make_network
 from restore_diff.restoration.restorer import Restorer
+from restore_diff.restoration.tiling import network_pixels
 from restore_diff.training.weights import Weights, WeightsError, load_checkpoint_weights
 
 RUNS = Path("runs")

@@ -16,20 +16,24 @@ from typing import Any
 import torch
 
 from restore_diff import build, trained
-from restore_diff.commands.console import lines_of
-from restore_diff.commands.errors import USER_ERRORS
+from restore_diff.commands.console import USER_ERRORS, lines_of
 from restore_diff.config import load_config, to_dict
+from restore_diff.distributed import TrainingStopped
 from restore_diff.files import printable
-from restore_diff.training.checkpoint import load_checkpoint, save_checkpoint
-from restore_diff.training.checkpoint_folder import BEST, mark_best
-from restore_diff.training.checkpoint_state import STATE, TENSORS, Best, sha256
-from restore_diff.training.interruption import Interruption
+from restore_diff.training.checkpoint import (
+    BEST,
+    STATE,
+    TENSORS,
+    Best,
+    load_checkpoint,
+    mark_best,
+    save_checkpoint,
+    sha256,
+)
+from restore_diff.training.faults import Interruption
 from restore_diff.training.optimisation import Optimisation
-from restore_diff.training.run_folder import RunFolder
-from restore_diff.training.run_log import RunLog
-from restore_diff.training.snapshot import digests, take_snapshot
-from restore_diff.training.stops import TrainingStopped
-from restore_diff.training.trainer import Trainer
+from restore_diff.training.run import RunFolder, RunLog
+from restore_diff.training.trainer import Trainer, digests, take_snapshot
 from restore_diff.training.weights import save_weights
 
 CPU = torch.device("cpu")

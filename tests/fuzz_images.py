@@ -134,7 +134,7 @@ class _Worker:
 def work(seed: int, folder: Path) -> int:
     """Answer each number on stdin with a line of JSON on stdout."""
     from restore_diff import trained
-    from restore_diff.commands import errors, restore  # noqa: F401  errors: heavy, imported before the limit is set
+    from restore_diff.commands import console, restore  # noqa: F401  errors: heavy, imported before the limit is set
 
     class Inversion:
         def restore(self, degraded, names, seed=0):

@@ -11,8 +11,8 @@ import tifffile  # scikit-image brings it
 import torch
 from PIL import Image, ImageCms
 
-from restore_diff.data import png, tiff
-from restore_diff.data.formats import PNG_SIGNATURE
+from restore_diff.data import decoding, images
+from restore_diff.data.names import PNG_SIGNATURE
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 INTERESTING = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
@@ -66,7 +66,7 @@ def seeds() -> dict[str, list[bytes]]:
             _saved(palette, "PNG", transparency=3),
             _saved(rgb, "PNG", **carried),
             _saved(Image.fromarray(array[..., 0]), "PNG"),
-            *(png.encode(deep[:channels], _exif(), ICC) for channels in (2, 3, 4)),
+            *(decoding.encode_png(deep[:channels], _exif(), ICC) for channels in (2, 3, 4)),
             _several("PNG"),
         ],
         "JPEG": [
@@ -88,7 +88,7 @@ def seeds() -> dict[str, list[bytes]]:
             _saved(rgb, "TIFF", **carried),
             _several("TIFF"),
             _saved(Image.fromarray(array[..., 0]), "TIFF"),
-            *(tiff.encode(deep[:channels], _exif(), ICC) for channels in (1, 3, 4)),
+            *(images.encode_tiff(deep[:channels], _exif(), ICC) for channels in (1, 3, 4)),
             _written(array[..., :3], photometric="rgb", tile=(16, 16), byteorder=">"),
             _written(np.asarray(rgb), photometric="rgb", tile=(16, 16), compression="zlib"),
             _written(np.asarray(rgb).transpose(2, 0, 1), photometric="rgb", planarconfig="separate"),

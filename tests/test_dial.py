@@ -2,9 +2,9 @@
 
 import pytest
 
+from restore_diff.build import DIRECT, QUALITIES, STEPWISE, at_quality
 from restore_diff.config import load_config
-from restore_diff.dial import DIRECT, QUALITIES, STEPWISE, at_quality
-from restore_diff.restoration.grid import network_pixels
+from restore_diff.restoration.tiling import network_pixels
 
 RECIPES = ["derain.yaml", "dehaze.yaml", "all_weather.yaml", "weatherdiff64.yaml"]
 

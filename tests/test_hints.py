@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from restore_diff.hints import KINDS, decided, hints, hints_with_dropout
+from restore_diff.labels import KINDS, decided, hints, hints_with_dropout
 
 
 def test_each_kind_has_its_place_and_two_at_once_have_both():
@@ -27,7 +27,7 @@ def test_some_are_kept_secret_whichever_batch_they_come_in():
 def test_every_weather_of_the_renderer_is_a_hint():
     from typing import get_args
 
-    from restore_diff.data.weather.config import Weather
+    from restore_diff.settings import Weather
 
     assert hints(get_args(Weather)).shape == (8, 5)
 

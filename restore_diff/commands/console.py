@@ -1,16 +1,129 @@
-"""What a command prints. A file may be named anything: its name must not move the cursor, nor end the program."""
+"""Arguments, output, errors and exit codes that all commands share."""
 
+import argparse
 import contextlib
 import io
 import logging
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TextIO
 
 from tqdm import tqdm
 
+from restore_diff.build import DeviceError, MetricUnavailable
+from restore_diff.config import ConfigError
+from restore_diff.data.images import ImageError
+from restore_diff.data.names import DataError
+from restore_diff.distributed import OtherRankFailed
 from restore_diff.files import printable
+from restore_diff.training.checkpoint import DamagedCheckpoint, NoIntactCheckpoint
+from restore_diff.training.run import ConfigChanged, RunFolderError
+from restore_diff.training.weights import WeightsError
+
+# What the commands end with; each command's help says which of these it uses.
+
+OK = 0
+BAD_USAGE = 2
+"""The user can mend it: arguments, config, data, checkpoint, files. argparse ends with the same number."""
+SOME_FAILED = 3
+STOPPED = 4
+INTERRUPTED = 130
+"""128 + SIGINT, as shells have it."""
+TERMINATED = 143
+"""128 + SIGTERM."""
+
+
+# What the user can mend: these are told in one line each, without a traceback.
+
+USER_ERRORS = (
+    ConfigChanged,
+    ConfigError,
+    DamagedCheckpoint,
+    DataError,
+    DeviceError,
+    ImageError,
+    MetricUnavailable,
+    NoIntactCheckpoint,
+    OSError,  # a file that cannot be read or written, a full disk
+    OtherRankFailed,
+    RunFolderError,
+    WeightsError,
+)
+
+
+# Types of command-line values: each turns a text into a value, or says what would have been right.
+
+QUALITIES = ("fast", "balanced", "best")
+SAMPLERS = ("ddim", "dpm++2m", "unipc", "heun")
+WEATHERS = ("auto", "rain", "haze", "snow", "raindrop", "rain+haze", "snow+haze", "rain+raindrop", "none", "unknown")
+CHECKPOINT = "run folder, checkpoint or weights file (default: the newest run, or `shipped` where there is none)"
+METRICS = ("psnr", "ssim", "lpips")
+DTYPES = {
+    "auto": "auto",
+    "float32": "float32",
+    "fp32": "float32",
+    "bfloat16": "bfloat16",
+    "bf16": "bfloat16",
+    "float16": "float16",
+    "fp16": "float16",
+}
+
+
+def hyphenated(argv: list[str]) -> list[str]:
+    """The arguments with --some_option spelled --some-option; the value after = stays as it is."""
+    return [re.sub(r"^--[^=]+", lambda name: name[0].replace("_", "-"), text) for text in argv]
+
+
+def path(text: str) -> Path:
+    """A path; an empty one, as from an unset shell variable, is refused: Python takes it for the current folder."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"not a path: {printable(repr(text))}")
+    return Path(text)
+
+
+def count(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
+    """A whole number between two bounds."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"\d{1,19}", text, re.ASCII) or not least <= int(text) <= most:
+            limit = f" to {most}" if most < 2**63 - 1 else " or more"
+            raise argparse.ArgumentTypeError(f"must be a whole number, {least}{limit}, got {printable(text)}")
+        return int(text)
+
+    return parse
+
+
+def tile(text: str) -> str | int:
+    """The side of a tile in pixels, 0 for no tiles, or "auto"."""
+    return text if text == "auto" else count(0)(text)
+
+
+def device(text: str) -> str:
+    """The name of a device; whether the machine has it, torch says later."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"must be auto, cpu, cuda, cuda:N or mps, got {printable(text)}")
+    return text
+
+
+def dtype(text: str) -> str:
+    """A precision by its long name, given the long or the short one."""
+    if text not in DTYPES:
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(DTYPES)}, got {printable(text)}")
+    return DTYPES[text]
+
+
+def pixels(text: str) -> int:
+    """A number of pixels, such as 200M."""
+    number = re.fullmatch(r"(\d{1,12})([kMG]?)", text, re.ASCII)
+    if number is None or int(number[1]) == 0:
+        raise argparse.ArgumentTypeError(f"must be a number of pixels such as 200M, got {printable(text)}")
+    return int(number[1]) * {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}[number[2]]
+
+
+# What a command prints. A file may be named anything: its name must not move the cursor, nor end the program.
 
 
 def say(*lines: object, to: TextIO | None = None) -> None:

@@ -14,12 +14,10 @@ from torchvision.utils import make_grid
 
 from restore_diff import build
 from restore_diff.config import ExperimentConfig
-from restore_diff.data.config import DataConfig
-from restore_diff.data.finding import find_pairs
 from restore_diff.data.images import read_rgb_uint8, write_image
-from restore_diff.data.weather.config import Mixture, Weather
-from restore_diff.data.weather.ranges import range_names
+from restore_diff.data.pairs import find_pairs
 from restore_diff.randomness import mix
+from restore_diff.settings import DataConfig, Mixture, Weather, range_names
 
 PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of the settings shown, within their range."""

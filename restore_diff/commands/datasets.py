@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from restore_diff.commands.arguments import hyphenated, path
-from restore_diff.commands.console import complain, say
-from restore_diff.commands.exit_codes import BAD_USAGE, INTERRUPTED, OK
+from restore_diff.commands.console import BAD_USAGE, INTERRUPTED, OK, complain, hyphenated, path, say
 from restore_diff.data.cards import CardConfig, PartConfig, SplitConfig, find_cards, load_card, nearest_cards
-from restore_diff.data.finding import NotOnDisk, Split, find_pairs, places_of
-from restore_diff.data.listing import DataError
+from restore_diff.data.names import DataError
+from restore_diff.data.pairs import NotOnDisk, Split, find_pairs, places_of
 
 PROGRAM = "restore_diff datasets"
 COLUMNS = ("card", "task", "train", "test", "licence", "where to get it")

@@ -10,11 +10,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from restore_diff.commands.arguments import count, device, hyphenated, path
-from restore_diff.commands.console import complain, say
-from restore_diff.commands.exit_codes import BAD_USAGE, INTERRUPTED, OK
+from restore_diff.commands.console import BAD_USAGE, INTERRUPTED, OK, complain, count, device, hyphenated, path, say
 from restore_diff.config import ConfigError, ExperimentConfig, load_config
-from restore_diff.doctor.check import Check
+from restore_diff.doctor.sets import Check
 
 if TYPE_CHECKING:
     from restore_diff.doctor.sets import DataSet
@@ -67,8 +65,7 @@ def _all_checks(config: ExperimentConfig, args: argparse.Namespace) -> Iterator[
 
 
 def _data_checks(config: ExperimentConfig, args: argparse.Namespace, root: Path) -> Iterator[Check]:
-    from restore_diff.doctor.leak_checks import check_leaks
-    from restore_diff.doctor.set_checks import check_set
+    from restore_diff.doctor.sets import check_leaks, check_set
 
     subjects = list(_surveyed(args.data, root, args))
     others = list(_surveyed([source for source in args.against if source not in args.data], root, args))
@@ -92,8 +89,7 @@ def _surveyed(sources: Iterable[str], root: Path, args: argparse.Namespace) -> I
     """The data sets that the sources name, with all their files read."""
     from tqdm import tqdm
 
-    from restore_diff.doctor.sets import data_sets
-    from restore_diff.doctor.survey import survey
+    from restore_diff.doctor.sets import data_sets, survey
 
     for source in sources:
         for one in data_sets(source, root):
@@ -103,7 +99,7 @@ def _surveyed(sources: Iterable[str], root: Path, args: argparse.Namespace) -> I
 
 
 def _split(subjects: "list[DataSet]", args: argparse.Namespace) -> Check:
-    from restore_diff.data.listing import DataError
+    from restore_diff.data.names import DataError
     from restore_diff.doctor.splitting import divide, write_split
 
     one = subjects[0]

@@ -4,9 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from restore_diff.commands.arguments import CHECKPOINT, path
-from restore_diff.commands.console import complain, say
-from restore_diff.commands.exit_codes import BAD_USAGE, INTERRUPTED, OK
+from restore_diff.commands.console import BAD_USAGE, CHECKPOINT, INTERRUPTED, OK, complain, path, say
 
 if TYPE_CHECKING:
     from restore_diff.config import ExperimentConfig
@@ -23,7 +21,7 @@ def main(argv: list[str]) -> int:
         return BAD_USAGE
     import torch  # heavy, as are those that follow
 
-    from restore_diff.commands.errors import USER_ERRORS
+    from restore_diff.commands.console import USER_ERRORS
     from restore_diff.interop.diffusers import DiffusersError
     from restore_diff.interop.onnx import OnnxError, require_onnx
     from restore_diff.trained import load_experiment, trained_network

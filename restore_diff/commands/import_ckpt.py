@@ -2,9 +2,7 @@
 
 import argparse
 
-from restore_diff.commands.arguments import path
-from restore_diff.commands.console import complain, say
-from restore_diff.commands.exit_codes import BAD_USAGE, OK
+from restore_diff.commands.console import BAD_USAGE, OK, complain, path, say
 
 PROGRAM = "restore_diff import-ckpt"
 

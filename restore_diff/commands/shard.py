@@ -5,11 +5,9 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from restore_diff.commands.arguments import count, hyphenated, path
-from restore_diff.commands.console import complain, say
-from restore_diff.commands.exit_codes import BAD_USAGE, INTERRUPTED, OK
-from restore_diff.data.finding import Split, find_pairs
-from restore_diff.data.listing import DataError
+from restore_diff.commands.console import BAD_USAGE, INTERRUPTED, OK, complain, count, hyphenated, path, say
+from restore_diff.data.names import DataError
+from restore_diff.data.pairs import Split, find_pairs
 from restore_diff.data.shard_writing import write_shards
 
 PROGRAM = "restore_diff shard"

@@ -12,9 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 from yaml import YAMLError
 
-from restore_diff.data.listing import DataError
-from restore_diff.data.weather.config import Weather
-from restore_diff.schema import settings
+from restore_diff.data.names import DataError
+from restore_diff.settings import Weather, settings
 
 ANY_NAME = "(?P<id>.+)"
 

@@ -1,7 +1,10 @@
-"""Decode image files of any accepted kind to integer samples, upright, with the metadata that belongs to them."""
+"""What Pillow does not do for PNG files: tell their bit depth, find late metadata cheaply, write 16 bits per sample."""
 
 import io
+import struct
+import sys
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +15,106 @@ import torch
 from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
-from restore_diff.data import deep, png
-from restore_diff.data.members import in_tar, is_file, open_file
+from restore_diff.data.archive import in_tar, is_file, open_file
+from restore_diff.data.names import PNG_SIGNATURE
 from restore_diff.files import printable
+
+
+def bits_per_sample(path: Path) -> int:
+    """The bit depth that the header of a PNG file states."""
+    with open_file(path) as file:
+        return file.read(25)[24]
+
+
+def has_late_metadata(path: Path) -> bool:
+    """Whether EXIF or text comes after the pixels, where Pillow finds it only by decoding them."""
+    seen_pixels = False
+    with open_file(path) as file:
+        file.seek(len(PNG_SIGNATURE))
+        while len(start := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", start)
+            seen_pixels |= kind == b"IDAT"
+            if seen_pixels and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+                return True
+            file.seek(length + 4, 1)
+    return False
+
+
+def encode_png(samples: Tensor, exif: bytes, icc_profile: bytes) -> bytes:
+    """The file that holds `samples` (C,H,W), integers in 0..65535. Chunks: W3C PNG specification, 3rd edition."""
+    channels, height, width = samples.shape
+    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    rows = samples.permute(1, 2, 0).numpy().astype(">u2").reshape(height, -1).view("u1")
+    filtered = rows.copy()  # filter 1, "Sub": each byte less the same byte of the pixel to the left
+    filtered[:, 2 * channels :] -= rows[:, : -2 * channels]
+    scanlines = b"".join(b"\x01" + row.tobytes() for row in filtered)
+    chunks = [_chunk(b"IHDR", header)]
+    if icc_profile:
+        chunks.append(_chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc_profile)))
+    if exif:
+        chunks.append(_chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")))
+    chunks += [_chunk(b"IDAT", zlib.compress(scanlines)), _chunk(b"IEND", b"")]
+    return PNG_SIGNATURE + b"".join(chunks)
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+# Read 16 bits per sample where Pillow, which has no mode for them in colour, keeps 8.
+
+HIGH_BYTES = {"little": "16L", "big": "16B"}
+"""By the order of the bytes in the file: how Pillow is told to keep the high ones. The other order keeps the low."""
+TIFF_LAYOUTS = tuple(f"{colours};16{order}" for colours in ("RGB", "RGBA") for order in "LBN")
+PLANAR_CONFIGURATION, SEPARATE = 284, 2
+
+
+def can_be_read(image: Image.Image) -> bool:
+    """Whether an opened 16-bit PNG or TIFF file in colour, or PNG in grey, is stored so that `read_deep` can read it.
+
+    Not where the colours of a TIFF file lie apart from each other: Pillow chooses their layout itself.
+    """
+    if image.format == "TIFF":
+        together = image.tag_v2.get(PLANAR_CONFIGURATION, 1) != SEPARATE  # type: ignore[attr-defined]
+        return together and _layout(image).rpartition(";")[::2] in [
+            (m, f"16{b}") for m in ("RGB", "RGBA") for b in "LBN"
+        ]
+    return image.format == "PNG" and "transparency" not in image.info
+
+
+def read_deep(image: Image.Image, reopen: Callable[[], Image.Image]) -> np.ndarray:
+    """int32 (H,W,C) in 0..65535 of an opened file, which is decoded twice: for the high bytes and for the low ones."""
+    layout = _layout(image)
+    if layout == "I;16B":  # grey, of which Pillow keeps all
+        return _read(image, layout)
+    if layout == "LA;16B":  # as many bytes per pixel as 8-bit RGBA, and read as that
+        pairs = _read(image, "RGBA")
+        return pairs[..., 0::2] * 256 + pairs[..., 1::2]
+    order = {"L": "little", "B": "big", "N": sys.byteorder}[layout[-1]]
+    colours, high = layout[:-3], HIGH_BYTES[order]
+    low = next(other for other in HIGH_BYTES.values() if other != high)
+    samples = _read(image, colours + high)
+    samples *= 256
+    with reopen() as again:
+        samples += _read(again, colours + low)
+    return samples
+
+
+def _layout(image: Image.Image) -> str:
+    args = image.tile[0].args  # type: ignore[attr-defined]
+    return str(args if isinstance(args, str) else args[0])
+
+
+def _read(image: Image.Image, layout: str) -> np.ndarray:
+    def told(args: str | tuple) -> str | tuple:
+        return layout if isinstance(args, str) else (layout, *args[1:])
+
+    image.tile = [tile._replace(args=told(tile.args)) for tile in image.tile]  # type: ignore[attr-defined]
+    return np.atleast_3d(np.asarray(image).astype(np.int32))
+
+
+# Decode image files of any accepted kind to integer samples, upright, with the metadata that belongs to them.
 
 MAX_PIXELS = 200_000_000
 """A larger picture is refused unless the caller allows it: a file of a few kB can claim any size."""
@@ -61,7 +161,7 @@ def read_size(path: Path) -> tuple[int, int]:
     """(height, width) of the upright picture, from the header of the file alone."""
     with opened(path) as image:
         width, height = image.size
-        is_early = image.format == "PNG" and not png.has_late_metadata(path)
+        is_early = image.format == "PNG" and not has_late_metadata(path)
         getexif = Image.Image.getexif if is_early else type(image).getexif  # that of a PNG decodes the pixels
         turned = image.format != "TIFF" and _exif(image, getexif)[0] >= 5  # Pillow turns TIFF itself
     return (width, height) if turned else (height, width)
@@ -111,11 +211,11 @@ def _open_unlimited(path: Path) -> ImageFile.ImageFile:
 def _samples(image: Image.Image, path: Path) -> tuple[Tensor, int, bytes]:
     """Samples (C,H,W) as in Decoded, their bit depth, and the colour profile that fits them."""
     icc_profile: bytes = image.info.get("icc_profile") or b""
-    file_bits = png.bits_per_sample(path) if image.format == "PNG" else 8
+    file_bits = bits_per_sample(path) if image.format == "PNG" else 8
     if image.format == "TIFF":
         file_bits = max(image.tag_v2.get(258, (1,)))  # type: ignore[attr-defined]
-    if file_bits == 16 and deep.can_be_read(image):
-        samples = deep.read_deep(image, lambda: _open_unlimited(path))
+    if file_bits == 16 and can_be_read(image):
+        samples = read_deep(image, lambda: _open_unlimited(path))
         return torch.from_numpy(samples).permute(2, 0, 1), 16, icc_profile
     image.load()
     if file_bits == 16 and image.format == "TIFF" and image.mode.startswith("I;16"):

@@ -1,16 +1,94 @@
-"""Read and write image files with all that they carry: orientation, EXIF, colour profile, transparency, bit depth."""
+"""Image files -> float RGB and back: bit depth, colour, metadata."""
 
 import io
+import os
+import zlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from torch import Tensor
 
-from restore_diff.data import png, tiff
-from restore_diff.data.decoding import MAX_PIXELS, ImageError, decode
+from restore_diff.data import decoding
+from restore_diff.data.archive import open_file
+from restore_diff.data.decoding import MAX_PIXELS, ImageError, decode, read_size
+from restore_diff.data.names import PNG_SIGNATURE
 from restore_diff.files import printable, replace_atomically
+
+# Whether a file ends as its format says. Imports nothing heavy.
+
+PNG_END = b"IEND\xae\x42\x60\x82"
+JPEG_END = b"\xff\xd9"
+
+
+def seems_cut_off(path: Path) -> bool:
+    """Whether a PNG, JPEG or WebP file does not end as its format says: truncated, or with something appended.
+
+    Two reads, no decoding. Of the other formats nothing is known.
+    """
+    with open_file(path) as file:
+        head = file.read(12)
+        length = file.seek(0, 2)
+        file.seek(max(0, length - len(PNG_END)))
+        end = file.read()
+    if head.startswith(PNG_SIGNATURE):
+        return end != PNG_END
+    if head.startswith(b"\xff\xd8\xff"):
+        return not end.endswith(JPEG_END)
+    return head.startswith(b"RIFF") and length < 8 + int.from_bytes(head[4:8], "little")
+
+
+# What Pillow does not do for TIFF files: write 16 bits per sample in colour.
+
+SUBDIRECTORIES = (34665, 34853)
+"""EXIF and GPS."""
+
+
+def encode_tiff(samples: Tensor, exif: bytes, icc_profile: bytes) -> bytes:
+    """The file that holds `samples` (C,H,W), integers in 0..65535: one strip, deflated. Tags: Adobe TIFF 6.0.
+
+    C: 1 grey, 3 RGB, 4 RGB + alpha.
+    """
+    channels, height, width = samples.shape
+    pixels = samples.permute(1, 2, 0).numpy().astype("<u2")
+    differences = pixels.copy()  # predictor 2: each sample less the same one of the pixel to the left
+    differences[:, 1:] -= pixels[:, :-1]
+    strip = zlib.compress(differences.tobytes())
+    directory = ImageFileDirectory_v2()
+    block = Image.Exif()
+    block.load(exif)
+    for tag in block:
+        directory[tag] = block.get_ifd(tag) if tag in SUBDIRECTORIES else block[tag]
+    tags: dict[int, object] = {
+        256: width,
+        257: height,
+        258: (16,) * channels,  # bits per sample
+        259: 8,  # deflate
+        262: 1 if channels == 1 else 2,  # grey, RGB
+        273: (0,),  # where the strip starts: after this directory, as `save` fills in
+        277: channels,
+        278: height,  # rows per strip
+        279: (len(strip),),
+        284: 1,  # samples of a pixel lie together
+        317: 2,  # predictor
+    }
+    if channels == 4:
+        tags[338] = (2,)  # the fourth is alpha, by which the others are not multiplied
+    if icc_profile:
+        tags[34675] = icc_profile
+    for tag, value in tags.items():
+        directory[tag] = value
+    file = io.BytesIO()
+    directory.save(file)
+    return file.getvalue() + strip
+
+
+# Read and write image files with all that they carry: orientation, EXIF, colour profile, transparency, bit depth.
 
 WRITE_FORMATS = {
     ".png": "PNG",
@@ -134,7 +212,7 @@ def _quantize(pixels: Tensor, alpha: Tensor | None, grey: bool, levels: int) -> 
 
 def _encode(samples: Tensor, kind: str, is_deep: bool, quality: int, exif: bytes, icc_profile: bytes) -> bytes:
     if is_deep:
-        return {"PNG": png, "TIFF": tiff}[kind].encode(samples, exif, icc_profile)
+        return {"PNG": decoding, "TIFF": tiff}[kind].encode(samples, exif, icc_profile)
     array = samples.permute(1, 2, 0).numpy()
     image = Image.fromarray(array[..., 0] if len(samples) == 1 else array)
     options: dict[str, object] = {} if kind == "BMP" else {"exif": exif, "icc_profile": icc_profile or None}
@@ -147,3 +225,94 @@ def _encode(samples: Tensor, kind: str, is_deep: bool, quality: int, exif: bytes
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+# Decoded images in memory, as far as they fit, shared by all processes that read them.
+
+MIB = 2**20
+NUM_THREADS = min(8, os.cpu_count() or 1)
+
+
+class Scan(NamedTuple):
+    """What is known of files before they are all decoded."""
+
+    sizes: dict[Path, tuple[int, int]]
+    """(height, width) of those whose header can be read and that do not seem cut off."""
+    damaged: dict[Path, ImageError]
+    """The others."""
+
+
+class DecodedImages:
+    """uint8 (3,H,W) by path. The first images that fit into `cache_mib` are decoded at once, the others at each read.
+
+    The memory is one tensor, filled before worker processes start: forked workers see the same pages, and spawned ones
+    get it as one piece of shared memory.
+    """
+
+    def __init__(self, scan: Scan, cache_mib: int):
+        self._sizes = scan.sizes
+        self.damaged = dict(scan.damaged)
+        """Those of the scan, and what could not be decoded into the cache."""
+        self._offsets: dict[Path, int] = {}
+        end = 0
+        for path, (height, width) in scan.sizes.items():
+            if end + 3 * height * width <= cache_mib * MIB:
+                self._offsets[path] = end
+                end += 3 * height * width
+        self._memory = torch.empty(end, dtype=torch.uint8)
+        with ThreadPoolExecutor(NUM_THREADS) as pool:  # Pillow decodes outside the interpreter's lock
+            list(pool.map(self._fill, self._offsets))
+
+    @property
+    def num_cached(self) -> int:
+        return len(self._offsets)
+
+    def __getitem__(self, path: Path) -> Tensor:
+        """ImageError for a file that cannot be read. The tensor is shared: do not write into it."""
+        if path in self.damaged:
+            raise self.damaged[path]
+        return self._slot(path) if path in self._offsets else read_rgb_uint8(path)
+
+    def _fill(self, path: Path) -> None:
+        try:
+            self._slot(path).copy_(read_rgb_uint8(path))
+        except ImageError as error:
+            self.damaged[path] = error
+
+    def _slot(self, path: Path) -> Tensor:
+        height, width = self._sizes[path]
+        return self._memory[self._offsets[path] :][: 3 * height * width].view(3, height, width)
+
+
+def scan_files(paths: Iterable[Path], is_suspect: Callable[[Path], bool] = seems_cut_off) -> Scan:
+    """Read the header of each file, and decode the suspects among them, to know."""
+    distinct = list(dict.fromkeys(paths))
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        found = dict(zip(distinct, pool.map(lambda path: _examine(path, is_suspect), distinct), strict=True))
+    sizes = {path: size for path, size in found.items() if not isinstance(size, ImageError)}
+    return Scan(sizes, {path: error for path, error in found.items() if isinstance(error, ImageError)})
+
+
+def read_sizes(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:
+    """(height, width) of each file; ImageError that names the first damaged file and says how many more there are."""
+    scan = scan_files(paths)
+    refuse_damaged(scan.damaged)
+    return scan.sizes
+
+
+def refuse_damaged(damaged: dict[Path, ImageError]) -> None:
+    """ImageError that tells of the first of these files and counts the others, unless there is none."""
+    if damaged:
+        first = str(next(iter(damaged.values())))
+        others = f"; {len(damaged) - 1} more files cannot be read" if len(damaged) > 1 else ""
+        raise ImageError(first + others)
+
+
+def _examine(path: Path, is_suspect: Callable[[Path], bool]) -> tuple[int, int] | ImageError:
+    try:
+        size = read_size(path)
+        if is_suspect(path):
+            read_rgb_uint8(path)
+        return size
+    except ImageError as error:
+        return error

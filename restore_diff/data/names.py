@@ -1,13 +1,81 @@
-"""Which degraded image belongs to which clean one: by rules on their names, never by their order."""
+"""File names -> pairs of names."""
 
 import contextlib
+import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from restore_diff.data.listing import DataError, first_names
-from restore_diff.data.weather.config import Weather
+from restore_diff.settings import Weather
+
+# The error of data sets. Imports nothing.
+
+
+class DataError(ValueError):
+    """A data set that cannot be used as it lies on the disk. The message says what to do."""
+
+
+# Which files are images, by name and by content. Imports nothing heavy.
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+"""Names that promise an image which can be read."""
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+SIGNATURES = (PNG_SIGNATURE, b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"GIF87a", b"GIF89a")
+
+
+def is_image(path: Path) -> bool:
+    """Whether the content of a regular file, not its name, starts like an accepted image format."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(16)
+    is_webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    is_bmp = head[:2] == b"BM" and head[6:10] == b"\0\0\0\0"
+    return is_webp or is_bmp or head.startswith(SIGNATURES)
+
+
+# Which files of a folder are its images.
+
+NUM_NAMED = 10
+"""Files that a message names before it goes on to count."""
+
+
+def list_images(folder: Path, recursive: bool = True) -> dict[str, Path]:
+    """The images below a folder by relative name without suffix ("sub/001"), sorted by it; hidden files are ignored.
+
+    A file counts by its suffix or its content. DataError when there is none, or when two have the same name.
+    """
+    files = _visible_files(folder, recursive)
+    images: dict[str, Path] = {}
+    for path in files:
+        if path.suffix.lower() not in SUFFIXES and not is_image(path):
+            continue
+        stem = path.relative_to(folder).with_suffix("").as_posix()
+        if stem in images:
+            raise DataError(f"{folder}: {images[stem].name} and {path.name} have the same name; keep one of them")
+        images[stem] = path
+    if not images:
+        raise DataError(f"0 images under {folder} (found {len(files)} files; accepted: {', '.join(SUFFIXES)})")
+    return dict(sorted(images.items()))
+
+
+def first_names(names: Sequence[str]) -> str:
+    """`a, b, ... and 3 more`: the first names and how many there are beyond."""
+    shown = ", ".join(names[:NUM_NAMED])
+    return shown if len(names) <= NUM_NAMED else f"{shown}, ... and {len(names) - NUM_NAMED} more"
+
+
+def _visible_files(folder: Path, recursive: bool) -> list[Path]:
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if recursive and not name.startswith((".", "__MACOSX"))]
+        found += [Path(parent) / name for name in names if not name.startswith(".")]
+    return [path for path in sorted(found) if path.is_file()]
+
+
+# Which degraded image belongs to which clean one: by rules on their names, never by their order.
 
 Key = Callable[[str], str | None]
 """Name of an image without suffix -> what it shares with its partner; None where the image belongs to neither side."""

@@ -4,9 +4,9 @@ import tarfile
 import tempfile
 from pathlib import Path, PurePosixPath
 
-from restore_diff.data.errors import DataError
-from restore_diff.data.finding import PairList, find_pairs
-from restore_diff.data.members import num_bytes, open_file
+from restore_diff.data.archive import num_bytes, open_file
+from restore_diff.data.names import DataError
+from restore_diff.data.pairs import PairList, find_pairs
 from restore_diff.files import printable
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
 
-from restore_diff.diffusion.config import Prediction
+from restore_diff.settings import Prediction
 from restore_diff.tensors import Images, Timesteps
 
 Predictor: TypeAlias = Callable[[Images, Timesteps, Images | None], Images]

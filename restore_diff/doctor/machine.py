@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from restore_diff.config import ExperimentConfig
-from restore_diff.doctor.check import Check, Status
+from restore_diff.doctor.sets import Check, Status
 from restore_diff.files import replace_atomically
 
 PACKAGES = ("restore_diff", "torch", "torchvision", "numpy", "pillow", "scikit-image", "kornia")
@@ -148,7 +148,7 @@ def _existing(folder: Path) -> Path:
 def _disk(config: ExperimentConfig, is_chosen: bool, runs: Path) -> Check:
     import torch
 
-    from restore_diff.models.networks import make_network
+    from restore_diff.models.unet import make_network
 
     with torch.device("meta"):
         num_parameters = sum(parameter.numel() for parameter in make_network(config.model).parameters())

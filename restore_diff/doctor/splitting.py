@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from restore_diff.data.finding import find_pairs
+from restore_diff.data.archive import open_file
 from restore_diff.data.leaks import groups
-from restore_diff.data.listing import DataError
-from restore_diff.data.members import open_file
-from restore_diff.data.names import PairPath, match_by_habit
-from restore_diff.doctor.leak_checks import clean_files, matches_within
-from restore_diff.doctor.sets import SPLITS, DataSet
+from restore_diff.data.names import DataError, PairPath, match_by_habit
+from restore_diff.data.pairs import find_pairs
+from restore_diff.doctor.sets import SPLITS, DataSet, clean_files, matches_within
 from restore_diff.randomness import mix
 
 

@@ -1,16 +1,25 @@
 """Finished images scored against clean ones: two folders, no model."""
 
+import dataclasses
+import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from restore_diff.data.checks import MOST_CROPPED_PX, size_difference
+import torch
+
 from restore_diff.data.decoding import opened, read_size
 from restore_diff.data.images import read_rgb_uint8
-from restore_diff.data.listing import DataError, first_names, list_images
-from restore_diff.data.names import PairPath, match_by_habit
-from restore_diff.data.pairs import crop_to_min
-from restore_diff.evaluation.scoring import Row, Scorer, flags_of
-from restore_diff.evaluation.sharing import WHOLE, Share
+from restore_diff.data.names import DataError, PairPath, first_names, list_images, match_by_habit
+from restore_diff.data.pairs import MOST_CROPPED_PX, crop_to_min, size_difference
+from restore_diff.distributed import WHOLE, Share
+from restore_diff.environment import environment
+from restore_diff.evaluation.evaluator import Row, Scorer, flags_of
+from restore_diff.evaluation.report import Statistics, per_image_csv, summarise
+from restore_diff.files import replace_atomically
+from restore_diff.metrics.distribution import LICENCE, RESIZE, InceptionDistance, NoReference
+from restore_diff.metrics.perceptual import MetricUnavailable
 
 
 def score_folders(
@@ -86,3 +95,91 @@ def _check(pairs: Sequence[PairPath], allow_jpeg: bool, most_cropped_px: int) ->
             f"{len(lossy)} images to score are JPEG, which changed them: {first_names(lossy)}; "
             "score PNG files, or allow JPEG and say so beside the numbers"
         )
+
+
+# Images without ground truth: a folder of them scored by no-reference metrics, the tool and its version named.
+
+
+def score_images(
+    folder: Path, names: Sequence[str], device: torch.device, share: Share = WHOLE, *, download: bool = False
+) -> tuple[list[Row], NoReference]:
+    """One row per image of `folder`, and the metrics that scored it.
+
+    A score that a metric does not give is NaN, and the row flagged `small`. Missing weights are fetched only with
+    `download`. DataError, MetricUnavailable.
+    """
+    images = list(list_images(folder).items())
+    metric = NoReference(names, device, download=download)
+
+    def score() -> list[Row]:
+        rows: list[Row] = []
+        for name, path in (images[index] for index in share.positions(len(images))):
+            image = read_rgb_uint8(path)
+            scores = metric(image)
+            flags = ("small",) * any(score != score for score in scores.values())
+            rows.append(Row(name, image.shape[-1], image.shape[-2], 0, scores, 0.0, flags))
+        return rows
+
+    return share.all_rows(score), metric
+
+
+def write_no_reference(folder: Path, rows: Sequence[Row], metric: NoReference) -> None:
+    """Write no_reference.csv and no_reference.json to a folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_atomically(folder / "no_reference.csv", per_image_csv(rows).encode("utf-8", "surrogateescape"))
+    found: dict[str, Any] = {
+        "tool": f"pyiqa {metric.version}",
+        "licence": LICENCE,
+        "n": len(rows),
+        "lower_is_better": metric.lower_is_better,
+        "summary": {name: dataclasses.asdict(statistics) for name, statistics in summarise(rows).items()},
+        "not_computed": metric.not_computed,
+        "environment": environment() | {"argv": sys.argv},
+    }
+    replace_atomically(folder / "no_reference.json", (json.dumps(found, indent=2, allow_nan=False) + "\n").encode())
+
+
+def no_reference_table(rows: Sequence[Row], metric: NoReference) -> str:
+    """One line per metric, the tool with its licence, and what was not computed."""
+    lines = [f"{len(rows)} images without ground truth, by pyiqa {metric.version} ({LICENCE})"]
+    for name, statistics in summarise(rows).items():
+        better = "lower" if metric.lower_is_better[name] else "higher"
+        lines.append(f"  {name}  {_text(statistics)}, {better} is better")
+    return "\n".join(lines + [f"  {name} not computed: {reason}" for name, reason in metric.not_computed.items()])
+
+
+def _text(statistics: Statistics) -> str:
+    if statistics.mean is None:
+        return "no image has a score"
+    if statistics.ci95 is None:
+        return f"{statistics.mean:.3f} (n={statistics.n})"
+    low, high = statistics.ci95
+    return f"{statistics.mean:.3f} ± {(high - low) / 2:.3f} (95% CI, n={statistics.n})"
+
+
+# How far the restored images of a test set, taken together, are from its clean ones: FID and KID.
+
+LEAST_IMAGES = 2048
+"""Inception's number of features: with fewer images the covariances in FID are of too low a rank."""
+
+
+def score_distributions(
+    pairs: Sequence[PairPath], folder: Path, device: torch.device, *, download: bool = False
+) -> list[str]:
+    """Compare the images of finished pairs with their clean ones; write distribution.json; return lines to print."""
+    found: dict[str, Any] = {"n": len(pairs), "resize": RESIZE, "environment": environment() | {"argv": sys.argv}}
+    try:
+        metric = InceptionDistance(device, download=download)
+        finished = (read_rgb_uint8(pair.degraded) for pair in pairs if pair.degraded is not None)
+        distances = metric(finished, (read_rgb_uint8(pair.clean) for pair in pairs))
+        found |= {"status": "computed", "tool": metric.tool} | distances._asdict()
+        kid = f"KID {distances.kid:.5f} ± {distances.kid_std:.5f}"
+        lines = [f"FID {distances.fid:.3f}, {kid} (n={len(pairs)}, {metric.tool}, {RESIZE})"]
+        if len(pairs) < LEAST_IMAGES:
+            lines.append(f"warning: of {len(pairs)} images, fewer than 2,048, FID is biased upwards: read KID")
+    except MetricUnavailable as reason:
+        found |= {"status": "unavailable", "reason": str(reason)}
+        lines = [f"FID, KID not computed: {reason}"]
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_atomically(folder / "distribution.json", (json.dumps(found, indent=2, allow_nan=False) + "\n").encode())
+    return lines

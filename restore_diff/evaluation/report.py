@@ -1,22 +1,133 @@
-"""The files of an evaluation: per_image.csv for people and tools, summary.json with everything that a number needs."""
+"""Statistics over a test set: seeds are averaged within an image first, then images."""
 
 import csv
 import dataclasses
 import io
 import json
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from restore_diff.evaluation.scoring import Row
-from restore_diff.evaluation.summary import Statistics, summarise
+import torch
+from scipy.special import stdtrit
+from torch import Tensor
+
+from restore_diff.data.names import first_names
+from restore_diff.environment import environment
+from restore_diff.evaluation.evaluator import INPUT, Row
 from restore_diff.files import replace_atomically
-from restore_diff.metrics.perceptual import LPIPS
+from restore_diff.metrics.perceptual import LPIPS, MetricUnavailable
 from restore_diff.metrics.protocols import PROTOCOLS, Protocol
-from restore_diff.metrics.weights import MetricUnavailable
-from restore_diff.provenance import environment
+from restore_diff.randomness import generator
+
+PSNR_CAP_DB = 100.0
+"""What identical images, whose PSNR is infinite, count as in a mean."""
+
+GAIN = "_gain"
+PERFECT = {"psnr": math.inf, "ssim": 1.0, "lpips": 0.0}
+NUM_RESAMPLES = 10_000
+LEAST_IMAGES_FOR_T = 30
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of one column. None where too few images have a value."""
+
+    mean: float | None
+    std: float | None
+    """Sample standard deviation over images."""
+    median: float | None
+    ci95: tuple[float, float] | None
+    """95 % interval of the mean over images."""
+    min: float | None
+    max: float | None
+    n: int
+    """Images in the mean."""
+    n_identical: int
+    """Images that score as identical to the clean one, usually because ground truth was scored against itself."""
+    n_nonfinite: int
+    """Images left out of all this, because a seed of theirs has no score."""
+    seed_std: float | None
+    """Standard deviation between the seeds of an image, root mean square over images; None with one seed."""
+
+
+def summarise(rows: Sequence[Row]) -> dict[str, Statistics]:
+    """Statistics by column of the rows, and by column with `GAIN` at the end where the input was scored as well.
+
+    A gain is the score of the restored image minus that of its input; for LPIPS, less than 0 is better.
+    """
+    columns = [column for column in rows[0].scores if not column.endswith(INPUT)] if rows else []
+    summary: dict[str, Statistics] = {}
+    for column in columns:
+        restored = image_values(rows, column)
+        summary[column] = _statistics(restored, column)
+        if column + INPUT in rows[0].scores:
+            degraded = image_values(rows, column + INPUT)
+            summary[column + INPUT] = _statistics(degraded, column + INPUT)
+            gains = {name: capped(values, column) - capped(degraded[name], column) for name, values in restored.items()}
+            summary[column + GAIN] = _statistics(gains, column + GAIN)
+    return summary
+
+
+def image_values(rows: Iterable[Row], column: str) -> dict[str, Tensor]:
+    """The values of each image by name, sorted, one per seed."""
+    values: dict[str, list[float]] = {}
+    for row in sorted(rows, key=lambda row: (row.name, row.seed)):
+        values.setdefault(row.name, []).append(row.scores[column])
+    return {name: torch.tensor(seeds, dtype=torch.float64) for name, seeds in values.items()}
+
+
+def capped(values: Tensor, column: str) -> Tensor:
+    """What enters a mean: of a PSNR, at most PSNR_CAP_DB; NaN stays."""
+    return values.clamp(max=PSNR_CAP_DB) if column.startswith("psnr") else values
+
+
+def confidence_interval(values: Tensor) -> tuple[float, float] | None:
+    """95 % interval of the mean: Student's t from 30 values on, else the bootstrap; None below 2 values."""
+    if len(values) < LEAST_IMAGES_FOR_T:
+        return bootstrap_interval(values)
+    half = float(stdtrit(len(values) - 1, 0.975)) * values.std().item() / math.sqrt(len(values))
+    return values.mean().item() - half, values.mean().item() + half
+
+
+def bootstrap_interval(values: Tensor) -> tuple[float, float] | None:
+    """95 % percentile interval of the mean by 10,000 resamples, always the same ones; None below 2 values."""
+    num_values = len(values)
+    if num_values < 2:
+        return None
+    random = generator(0, "bootstrap")
+    means: list[Tensor] = []
+    while len(means) * (chunk := max(1, 1_000_000 // num_values)) < NUM_RESAMPLES:
+        means.append(values[torch.randint(num_values, (chunk, num_values), generator=random)].mean(dim=1))
+    bounds = torch.tensor([0.025, 0.975], dtype=values.dtype)
+    low, high = torch.cat(means)[:NUM_RESAMPLES].quantile(bounds).tolist()
+    return low, high
+
+
+def _statistics(images: dict[str, Tensor], column: str) -> Statistics:
+    perfect = None if column.endswith(GAIN) else PERFECT.get(column.split("_")[0])
+    finite = [capped(seeds, column) for seeds in images.values() if not seeds.isnan().any()]
+    means = torch.tensor([seeds.mean().item() for seeds in finite], dtype=torch.float64)
+    several_seeds = bool(finite) and len(finite[0]) > 1
+    return Statistics(
+        mean=means.mean().item() if finite else None,
+        std=means.std().item() if len(finite) > 1 else None,
+        median=means.quantile(0.5).item() if finite else None,
+        ci95=confidence_interval(means),
+        min=means.min().item() if finite else None,
+        max=means.max().item() if finite else None,
+        n=len(finite),
+        n_identical=0 if perfect is None else sum(bool((seeds == perfect).any()) for seeds in images.values()),
+        n_nonfinite=len(images) - len(finite),
+        seed_std=torch.stack([seeds.var() for seeds in finite]).mean().sqrt().item() if several_seeds else None,
+    )
+
+
+# The files of an evaluation: per_image.csv for people and tools, summary.json with everything that a number needs.
 
 LEADING = ("name", "width", "height", "seed")
 TRAILING = ("seconds", "flags")
@@ -121,3 +232,184 @@ def _lpips_status(lpips: LPIPS | MetricUnavailable | None) -> dict[str, Any]:
     if isinstance(lpips, LPIPS):
         return {"status": "computed", "net": lpips.net, "version": lpips.version, "sha256": lpips.sha256}
     return {"status": "off"} if lpips is None else {"status": "unavailable", "reason": str(lpips)}
+
+
+# The numbers of a report as text: for the console, a Markdown file and a LaTeX paper.
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of scores, how its convention is named, and the decimals that are printed."""
+
+    column: str
+    label: str
+    decimals: int
+
+
+def metrics_of(report: Report) -> list[Metric]:
+    """The metrics of a report, in its order."""
+    metrics = [metric for protocol in report.protocols for metric in _of_protocol(protocol)]
+    metrics = [metric for metric in metrics if metric.column in report.summary]
+    if isinstance(report.lpips, LPIPS):
+        metrics.append(Metric(f"lpips_{report.lpips.net}", report.lpips.label, 4))
+    return metrics
+
+
+def console_table(report: Report) -> str:
+    """One line per metric: `PSNR-Y (y_matlab)  26.90 -> 31.46 ± 0.62 (95% CI, n=100), gain +4.56`, before -> after.
+
+    ± is half of the 95 % interval of the mean over images. Then what was not computed, and what to be wary of.
+    """
+    metrics = metrics_of(report)
+    width = max((len(metric.label) for metric in metrics), default=0)
+    seeds = f", mean over {len(report.seeds)} seeds" if len(report.seeds) > 1 else ""
+    lines = [f"{report.dataset}: {report.num_images} images{seeds}"]
+    lines += [f"  {metric.label:<{width}}  {_line(report, metric)}" for metric in metrics]
+    if isinstance(report.lpips, MetricUnavailable):
+        lines.append(f"  LPIPS not computed: {report.lpips}")
+    return "\n".join(lines + [f"  warning: {warning}" for warning in warnings(report)])
+
+
+def warnings(report: Report) -> list[str]:
+    """What a reader must know before quoting a number."""
+    found = []
+    num_grey = len({row.name for row in report.rows if "grey" in row.flags})
+    if num_grey and any(protocol.channel == "y" and protocol.y_range == "studio" for protocol in report.protocols):
+        # RGB (v, v, v) has the luma 16 + 219/255 v.
+        found.append(
+            f"{num_grey} images are grey and were scored as RGB; MATLAB scripts score a file of one channel as it is: "
+            "PSNR-Y 1.32 dB lower"
+        )
+    for metric in metrics_of(report):
+        statistics = report.summary.get(metric.column)
+        if statistics and statistics.n_identical and metric.column.startswith("psnr"):
+            found.append(
+                f"{statistics.n_identical} images are identical to the clean ones under {metric.label}, counted as "
+                f"{PSNR_CAP_DB:.0f} dB: was the ground truth scored against itself?"
+            )
+        if statistics and statistics.n_nonfinite:
+            found.append(f"{metric.label} leaves out {statistics.n_nonfinite} images without a finite score")
+    return found
+
+
+def markdown_table(report: Report) -> str:
+    """A header and one row."""
+    metrics = metrics_of(report)
+    header = ["", "images", *(metric.label for metric in metrics)]
+    row = [report.dataset, str(report.num_images), *(_mean(report, metric.column, metric) for metric in metrics)]
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], [cell.replace("|", r"\|") for cell in row]]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def latex_row(report: Report) -> str:
+    """A comment that names the columns, and one row of a tabular."""
+    metrics = metrics_of(report)
+    cells = [_escaped(report.dataset), *(_mean(report, metric.column, metric) for metric in metrics)]
+    return f"% {' & '.join(['', *(metric.label for metric in metrics)])}\n{' & '.join(cells)} \\\\"
+
+
+def _of_protocol(protocol: Protocol) -> tuple[Metric, Metric]:
+    suffix = "-Y" if protocol.channel == "y" else ""
+    return (
+        Metric(f"psnr_{protocol.name}", f"PSNR{suffix} ({protocol.name})", 2),
+        Metric(f"ssim_{protocol.name}", f"SSIM{suffix} ({protocol.name})", 4),
+    )
+
+
+def _line(report: Report, metric: Metric) -> str:
+    statistics = report.summary.get(metric.column)
+    if statistics is None or statistics.mean is None:
+        return "no image has a score"
+    text = f"{_mean(report, metric.column, metric)}{_interval(statistics, metric)}"
+    if metric.column + INPUT in report.summary:
+        text = f"{_mean(report, metric.column + INPUT, metric)} -> {text}"
+        gain = report.summary[metric.column + GAIN].mean
+        text += "" if gain is None else f", gain {gain:+.{metric.decimals}f}"
+    spread = statistics.seed_std
+    return text if spread is None else f"{text}, between seeds ± {spread:.{metric.decimals}f}"
+
+
+def _interval(statistics: Statistics, metric: Metric) -> str:
+    if statistics.ci95 is None:
+        return f" (n={statistics.n})"
+    low, high = statistics.ci95
+    return f" ± {(high - low) / 2:.{metric.decimals}f} (95% CI, n={statistics.n})"
+
+
+def _mean(report: Report, column: str, metric: Metric) -> str:
+    statistics = report.summary.get(column)
+    return "-" if statistics is None or statistics.mean is None else f"{statistics.mean:.{metric.decimals}f}"
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\{char}" if char in "_%&#${}" else char for char in text)
+
+
+# Two methods on the same images: the paired difference, whose interval is far narrower than those of the means.
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of one metric: the second minus the first, over the images that have a score in both."""
+
+    column: str
+    first_mean: float
+    second_mean: float
+    mean: float
+    ci95: tuple[float, float] | None
+    """95 % bootstrap interval of the mean difference; where it holds 0, the two cannot be told apart."""
+    n: int
+
+
+def compare(first: Path, second: Path) -> list[Difference]:
+    """Compare two per_image.csv, joined by the images' names, seeds averaged.
+
+    ValueError where the images or the metrics differ: numbers under two protocols have no difference.
+    """
+    first_rows, second_rows = read_per_image_csv(first), read_per_image_csv(second)
+    for what, left, right in (
+        ("metrics", _metrics(first_rows), _metrics(second_rows)),
+        ("images", {row.name for row in first_rows}, {row.name for row in second_rows}),
+    ):
+        if left != right:
+            raise ValueError(f"{first} and {second} do not hold the same {what}: {first_names(sorted(left ^ right))}")
+    return [_difference(column, first_rows, second_rows) for column in sorted(_metrics(first_rows))]
+
+
+def comparison_table(differences: list[Difference]) -> str:
+    """One line per metric: first -> second, the difference and its 95 % interval."""
+    width = max((len(difference.column) for difference in differences), default=0)
+    return "\n".join(f"{difference.column:<{width}}  {_text(difference)}" for difference in differences)
+
+
+def _metrics(rows: list[Row]) -> set[str]:
+    return {column for row in rows[:1] for column in row.scores if not column.endswith(INPUT)}
+
+
+def _difference(column: str, first_rows: list[Row], second_rows: list[Row]) -> Difference:
+    first, second = (
+        torch.stack([capped(seeds, column).mean() for seeds in image_values(rows, column).values()])
+        for rows in (first_rows, second_rows)
+    )
+    both = ~(first.isnan() | second.isnan())
+    first, second = first[both], second[both]
+    return Difference(
+        column=column,
+        first_mean=first.mean().item(),
+        second_mean=second.mean().item(),
+        mean=(second - first).mean().item(),
+        ci95=bootstrap_interval(second - first),
+        n=len(first),
+    )
+
+
+def _text(difference: Difference) -> str:
+    decimals = 2 if difference.column.startswith("psnr") else 4
+    interval = ""
+    if difference.ci95 is not None:
+        low, high = difference.ci95
+        interval = f", 95% CI {low:+.{decimals}f} to {high:+.{decimals}f}"
+    return (
+        f"{difference.first_mean:.{decimals}f} -> {difference.second_mean:.{decimals}f}, "
+        f"difference {difference.mean:+.{decimals}f}{interval} (n={difference.n})"
+    )

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
-from restore_diff.evaluation.plots import Curve, Plot, decade_ticks, draw_plots
-from restore_diff.evaluation.report import Report
-from restore_diff.evaluation.tables import Metric, metrics_of
+from restore_diff.evaluation.pictures import Curve, Plot, decade_ticks, draw_plots
+from restore_diff.evaluation.report import Metric, Report, metrics_of
 from restore_diff.files import replace_atomically
 
 Sweep = Mapping[int, Report]

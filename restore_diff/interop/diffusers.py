@@ -6,8 +6,8 @@ from typing import Any
 
 from restore_diff.config import ExperimentConfig, to_dict
 from restore_diff.files import replace_atomically
-from restore_diff.models.config import NetworkConfig
 from restore_diff.models.layers import NORM_EPSILON
+from restore_diff.settings import NetworkConfig
 from restore_diff.training.weights import Weights, save_weights
 
 CONFIG_FILE = "config.json"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from restore_diff.config import ExperimentConfig, to_dict
-from restore_diff.models.networks import Network
+from restore_diff.models.unet import Network
 from restore_diff.randomness import generator
 from restore_diff.training.weights import METADATA_KEY
 

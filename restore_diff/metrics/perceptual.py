@@ -1,11 +1,9 @@
-"""LPIPS (Zhang et al., 2018) computed by the lpips package's own layers, with checked trunk weights.
+"""Weights that metrics need: in torch's cache, fetched only where that is asked for, checked by the files' names."""
 
-The package ships the linear heads; the ImageNet trunk is a file of torchvision's that the user has or asks to download.
-Where it is missing there is no score: MetricUnavailable, never random weights.
-"""
-
+import hashlib
 import math
 import os
+import re
 import warnings
 from importlib import resources
 from pathlib import Path
@@ -14,8 +12,47 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from restore_diff.metrics.weights import MetricUnavailable, cached_weights, checked_sha256
 from restore_diff.tensors import Images
+
+
+class MetricUnavailable(RuntimeError):
+    """A metric cannot be computed here; the message is one line that says what to do."""
+
+
+def cached_weights(url: str, size: str, alternative: str, *, download: bool = False) -> Path:
+    """The file of `url` in torch's cache, with `download` fetched there where it is missing, its hash checked.
+
+    MetricUnavailable, which says what to put where, `alternative` to it, or why the download failed.
+    """
+    file_name = url.rpartition("/")[2]
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / file_name
+    if download and not cached.is_file():
+        try:
+            torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+        except (OSError, RuntimeError) as error:  # no network; another hash than the one in the name
+            raise MetricUnavailable(f"{url} could not be downloaded to {cached}: {error}") from error
+    if not cached.is_file():
+        raise MetricUnavailable(f"put {file_name} ({size}, {url}) at {cached}, or {alternative}")
+    return cached
+
+
+def checked_sha256(path: Path) -> str:
+    """The file's sha256, which must start with the digits in its name where it has some, as in alexnet-7be5be79.pth.
+
+    MetricUnavailable where it does not.
+    """
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    promised = re.search(r"-([0-9a-f]{8,64})\.[a-z]+$", path.name)
+    if promised and not digest.startswith(promised[1]):
+        raise MetricUnavailable(f"{path} is damaged: its sha256 starts with {digest[:8]}, not with {promised[1]}")
+    return digest
+
+
+# LPIPS (Zhang et al., 2018) computed by the lpips package's own layers, with checked trunk weights.
+#
+# The package ships the linear heads; the ImageNet trunk is a file of torchvision's that the user has or asks to download.
+# Where it is missing there is no score: MetricUnavailable, never random weights.
 
 WEIGHTS_VARIABLE = "RESTORE_DIFF_LPIPS_WEIGHTS"
 VERSION = "0.1"

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from restore_diff.hints import KINDS
+from restore_diff.labels import KINDS
 from restore_diff.tensors import Images, Timesteps
 
 NORM_EPSILON = 1e-6  # Ho et al.'s; diffusers' default is 1e-5

@@ -1,11 +1,11 @@
-"""The denoising U-Net of Ho et al. (2020), conditioned on a degraded image as in Özdenizci & Legenstein (2023)."""
+"""What every network refuses."""
+
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from restore_diff.models.config import NetworkConfig
-from restore_diff.models.inputs import check_inputs
 from restore_diff.models.layers import (
     NORM_EPSILON,
     Downsample,
@@ -18,7 +18,26 @@ from restore_diff.models.layers import (
     wide_convolution,
     zeroed,
 )
+from restore_diff.settings import NetworkConfig
 from restore_diff.tensors import Images, Timesteps
+
+
+def check_inputs(config: NetworkConfig, size_multiple: int, x_t: Images, t: Timesteps, degraded: Images | None) -> None:
+    """Raise ValueError for a condition that is missing, superfluous or of another shape, and for a wrong size."""
+    batch, channels, height, width = x_t.shape
+    given = 0 if degraded is None else degraded.shape[1]
+    if (channels, given) != (config.image_channels, config.condition_channels):
+        wanted = f"{config.image_channels} and {config.condition_channels}"
+        raise ValueError(f"x_t and degraded must have {wanted} channels, got {channels} and {given}")
+    if degraded is not None and (degraded.shape[0], *degraded.shape[2:]) != (batch, height, width):
+        raise ValueError(f"degraded must match x_t {tuple(x_t.shape)}, got {tuple(degraded.shape)}")
+    if t.shape != (batch,):
+        raise ValueError(f"t must have one entry per image, ({batch},), got {tuple(t.shape)}")
+    if height % size_multiple or width % size_multiple:
+        raise ValueError(f"height and width must be multiples of {size_multiple}, got {height} x {width}")
+
+
+# The denoising U-Net of Ho et al. (2020), conditioned on a degraded image as in Özdenizci & Legenstein (2023).
 
 
 class UNet(nn.Module):
@@ -197,3 +216,13 @@ def _check(config: NetworkConfig) -> None:
     for width in attended:
         if config.head_channels and width % config.head_channels:
             raise ValueError(f"head_channels={config.head_channels} must divide the channels under attention, {width}")
+
+
+# The networks by the name that `model.kind` gives.
+
+Network: TypeAlias = UNet
+
+
+def make_network(config: NetworkConfig) -> Network:
+    """An untrained one. Raises ValueError for numbers that do not fit together."""
+    return {"unet": UNet}[config.kind](config)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from restore_diff.diffusion.prediction import Predictor
-from restore_diff.hints import decided
+from restore_diff.labels import decided
 from restore_diff.randomness import generator
-from restore_diff.restoration.padding import pad_to
+from restore_diff.restoration.tiling import pad_to
 from restore_diff.tensors import Images, Timesteps, to_model_range
 
 WINDOW_PX = 320

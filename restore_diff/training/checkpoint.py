@@ -1,31 +1,122 @@
-"""A checkpoint: a folder of safetensors and JSON that exists whole or not at all, with checksums. No pickle.
-
-00000400/ holds model.safetensors, ema.safetensors, optimizer.safetensors and state.json.
-"""
+"""state.json of a checkpoint: what is not a tensor, and the checksums of the files beside it and of itself."""
 
 import dataclasses
+import hashlib
+import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import safetensors.torch
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from restore_diff.files import sync_folder, write_durably
-from restore_diff.training.checkpoint_state import (
-    STATE,
-    TENSORS,
-    DamagedCheckpoint,
-    FileRecord,
-    Progress,
-    State,
-    TensorsName,
-    encode_state,
-    read_at_most,
-    read_state,
-    sha256,
-)
+from restore_diff.files import replace_atomically, sync_folder, write_durably
+from restore_diff.settings import settings
+
+TensorsName = Literal["model.safetensors", "ema.safetensors", "optimizer.safetensors"]
+TENSORS: tuple[TensorsName, ...] = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
+STATE = "state.json"
+MAX_STATE_BYTES = 2**20
+
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint is not what was saved."""
+
+    def __init__(self, path: Path, name: str, error: Exception | str):
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).partition("\n")[0]
+        reason = reason if len(reason) <= 200 else f"{reason[:197]}..."  # parsers quote what they choke on
+        super().__init__(f"checkpoint {path.name} damaged ({name}: {reason})")
+
+
+@settings
+class Best:
+    step: int = Field(ge=0)
+    metric: str
+    score: float = Field(allow_inf_nan=False, description="higher is better")
+
+
+@settings
+class LossScale:
+    scale: float = Field(gt=0, allow_inf_nan=False)
+    growth_tracker: int = Field(ge=0)
+
+
+@settings
+class Progress:
+    """What a resumed run needs besides its tensors and its config."""
+
+    step: int = Field(ge=0, le=10**12, description="optimizer steps done")
+    best: Best | None
+    loss_scale: LossScale | None = Field(description="of float16")
+    meter_totals: tuple[float, float, float] = Field(description="of the log line that is under way")
+
+
+@settings
+class FileRecord:
+    num_bytes: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+@settings
+class State:
+    """state.json. It lists files by names that are fixed here, never by paths."""
+
+    format: Literal[1]
+    progress: Progress
+    config: dict[str, Any]
+    versions: dict[str, str]
+    files: dict[TensorsName, FileRecord]
+
+
+def encode_state(state: State) -> bytes:
+    """JSON, with its own checksum among the values."""
+    values = json.loads(_canonical(dataclasses.asdict(state)))  # type: ignore[call-overload]
+    return json.dumps(values | {"sha256": sha256(_canonical(values))}, indent=1).encode()
+
+
+def read_state(checkpoint: Path) -> State:
+    """Read and check the state.json of a checkpoint. Raises DamagedCheckpoint."""
+    try:
+        values = json.loads(read_at_most(checkpoint / STATE, MAX_STATE_BYTES), parse_constant=_refuse_constant)
+        checksum = values.pop("sha256", None) if isinstance(values, dict) else None
+        if checksum != sha256(_canonical(values)):
+            raise ValueError("checksum differs")
+        state = TypeAdapter(State).validate_python(values)
+        if state.files.keys() != set(TENSORS):
+            raise ValueError(f"does not list {', '.join(sorted(set(TENSORS) - state.files.keys()))}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedCheckpoint(checkpoint, STATE, error) from error
+    return state
+
+
+def read_at_most(path: Path, max_bytes: int) -> bytes:
+    """The contents of a regular file. Raises ValueError where it is absent or longer, before reading it."""
+    if not path.is_file():
+        raise ValueError("missing")
+    if path.stat().st_size > max_bytes:
+        raise ValueError(f"{path.stat().st_size} bytes where at most {max_bytes} belong")
+    return path.read_bytes()
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _canonical(values: Any) -> bytes:
+    return json.dumps(values, sort_keys=True, allow_nan=False).encode()
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is no JSON")
+
+
+# A checkpoint: a folder of safetensors and JSON that exists whole or not at all, with checksums. No pickle.
+#
+# 00000400/ holds model.safetensors, ema.safetensors, optimizer.safetensors and state.json.
 
 PARTIAL = ".partial-"
 
@@ -141,3 +232,91 @@ def _read_verified(path: Path, state: State, name: TensorsName) -> bytes:
     except (OSError, ValueError) as error:
         raise DamagedCheckpoint(path, name, error) from error
     return data
+
+
+# The checkpoints of one run: which is newest, which is best, which may go.
+
+Content = TypeVar("Content")
+BEST = "best.json"
+MAX_BEST_BYTES = 4096
+
+
+class NoIntactCheckpoint(ValueError):
+    """There are checkpoints, and each of them is damaged."""
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The published checkpoints, oldest first, damaged ones included."""
+    entries = folder.iterdir() if folder.is_dir() else ()
+    found = [entry for entry in entries if re.fullmatch(r"\d{8,12}", entry.name) and entry.is_dir()]
+    return sorted(found, key=lambda entry: int(entry.name))
+
+
+def newest_kept(folder: Path) -> str:
+    """`checkpoint 00000400 kept`: what there is to go on from after a stop."""
+    newest = list_checkpoints(folder)[-1:]
+    return f"checkpoint {newest[0].name} kept" if newest else "no checkpoint yet"
+
+
+def newest_valid(folder: Path, load: Callable[[Path], Content], report: Callable[[str], None]) -> Content | None:
+    """What `load` makes of the newest checkpoint that is not damaged; None where there are no checkpoints at all.
+
+    Damaged ones are reported by name. Raises NoIntactCheckpoint, listing each, where all are.
+    """
+    complaints: list[str] = []
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            content = load(path)
+        except DamagedCheckpoint as error:
+            complaints.append(str(error))
+            continue
+        for complaint in complaints:
+            report(f"{complaint}; using {path.name}")
+        return content
+    if complaints:
+        raise NoIntactCheckpoint(f"no intact checkpoint in {folder}: {'; '.join(complaints)}")
+    return None
+
+
+def tidy(folder: Path, resumed_step: int, report: Callable[[str], None]) -> None:
+    """Before a run goes on: remove what a killed process left half written, and set damaged newer checkpoints aside.
+
+    These would be in the way of the checkpoints to come; they are kept as e.g. 00000400.damaged.
+    """
+    for orphan in sorted(folder.glob(f"{PARTIAL}*")):
+        shutil.rmtree(orphan)
+        report(f"removed {orphan.name}, which a killed process had left")
+    for path in list_checkpoints(folder):
+        if int(path.name) > resumed_step:
+            aside = path.with_name(f"{path.name}.damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+
+
+def prune(folder: Path, num_kept: int, best_step: int | None) -> None:
+    """Remove all but the `num_kept` newest checkpoints and the best."""
+    for path in list_checkpoints(folder)[:-num_kept]:
+        if int(path.name) != best_step:
+            # By its new name, half of a checkpoint is never taken for one.
+            doomed = path.rename(path.with_name(f"{PARTIAL}{path.name}"))
+            shutil.rmtree(doomed)
+
+
+def mark_best(folder: Path, best: Best | None) -> None:
+    """Keep which checkpoint is best in best.json, which unlike a link survives every kind of copy."""
+    if best is None:
+        (folder / BEST).unlink(missing_ok=True)
+    else:
+        replace_atomically(folder / BEST, json.dumps(dataclasses.asdict(best)).encode())  # type: ignore[call-overload]
+
+
+def best_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint that best.json names; None where there is none, or it is gone. Raises ValueError if damaged."""
+    if not (folder / BEST).exists():
+        return None
+    try:
+        best = TypeAdapter(Best).validate_json(read_at_most(folder / BEST, MAX_BEST_BYTES))
+    except ValueError:
+        raise ValueError(f"{folder / BEST} is damaged; remove it to use the newest checkpoint") from None
+    path = folder / f"{best.step:08d}"
+    return path if path.is_dir() else None

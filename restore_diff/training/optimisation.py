@@ -1,28 +1,321 @@
-"""One optimizer step after the other: batch -> loss -> backward -> clip -> step -> ema."""
+"""Averaged weights: what validation, test and restore use."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
-from restore_diff.diffusion.gaussian import GaussianDiffusion, draw_noise, draw_timesteps
+from restore_diff.diffusion.loss import GaussianDiffusion, draw_noise, draw_timesteps
 from restore_diff.diffusion.prediction import Predictor
-from restore_diff.hints import hints, hints_with_dropout
+from restore_diff.distributed import ALONE, Processes
+from restore_diff.labels import hints, hints_with_dropout
 from restore_diff.randomness import mix
+from restore_diff.settings import TrainingConfig
 from restore_diff.tensors import Images, Timesteps, to_model_range
-from restore_diff.training.config import TrainingConfig
-from restore_diff.training.distributed import ALONE, Processes
-from restore_diff.training.ema import ExponentialMovingAverage
-from restore_diff.training.muon import Muon
 from restore_diff.training.recogniser import Recogniser, all_but_recognition
-from restore_diff.training.watch import FiniteGuard, Meter
+
+
+class ExponentialMovingAverage:
+    """Follows the weights of a model, which is on its device already: average += (1 - decay_n) (weight - average).
+
+    Buffers are copied. decay_n = min(decay, (1 + n) / (10 + n)) after n updates, so that a short run is not dominated
+    by its random start (the `num_updates` rule of TensorFlow's ExponentialMovingAverage).
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be in [0, 1), got {decay}")
+        self.decay = decay
+        self.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        """Same names as the model's state_dict."""
+        parameters = {name for name, _ in model.named_parameters()}
+        followed = model.state_dict()
+        self._averages = [self.weights[name] for name in followed if name in parameters]
+        self._parameters = [followed[name] for name in followed if name in parameters]
+        self._copied = [(self.weights[name], followed[name]) for name in followed if name not in parameters]
+
+    def decay_after(self, num_updates: int) -> float:
+        """decay_n, for n >= 1 optimizer steps done."""
+        return min(self.decay, (1 + num_updates) / (10 + num_updates))
+
+    @torch.no_grad()
+    def update(self, num_updates: int) -> None:
+        """Take in the model's weights after `num_updates` optimizer steps, the last one included."""
+        step = 1 - self.decay_after(num_updates)
+        torch._foreach_lerp_(self._averages, self._parameters, step)  # pyright: ignore[reportPrivateImportUsage]
+        for copy, buffer in self._copied:
+            copy.copy_(buffer)
+
+    @torch.no_grad()
+    def load(self, weights: dict[str, Tensor]) -> None:
+        """Go on from saved averages. Raises ValueError where names or shapes differ."""
+        _copy_into(self.weights, weights)
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[nn.Module]:
+        """The model with the averaged weights in place of its own, which come back on leaving."""
+        own = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        _copy_into(model.state_dict(), self.weights)
+        try:
+            yield model
+        finally:
+            _copy_into(model.state_dict(), own)
+
+
+@torch.no_grad()
+def _copy_into(targets: dict[str, Tensor], sources: dict[str, Tensor]) -> None:
+    if targets.keys() != sources.keys():
+        names = [name[:100] for name in sorted(targets.keys() ^ sources.keys())[:3]]
+        raise ValueError(f"names of weights differ: {', '.join(names)}, ...")
+    for name, target in targets.items():
+        if target.shape != sources[name].shape:
+            raise ValueError(f"{name}: shape {tuple(sources[name].shape)} where the model has {tuple(target.shape)}")
+        target.copy_(sources[name])
+
+
+# Muon (Jordan et al., 2024): momentum made orthogonal for the matrices inside a network, AdamW for all else.
+
+MOMENTUM = 0.95
+NUM_ITERATIONS = 5
+COEFFICIENTS = 3.4445, -4.7750, 2.0315
+"""Of the quintic that Jordan et al. iterate: it takes singular values to between 0.7 and 1.2, not to 1, but quickly."""
+UPDATE_RMS = 0.2
+"""Of AdamW's updates in units of the rate, so that one rate does for both; Liu et al. (2025, arXiv 2502.16982)."""
+ENDS = ("conv_in.", "conv_out.", "weather_embedding.", "weather_head.")
+"""Layers that read or write images and hints: no matrices between features."""
+
+
+def is_inner_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Whether Muon is for this parameter: features to features, and not each by itself as a depthwise convolution."""
+    return parameter.ndim >= 2 and parameter.shape[1] > 1 and not name.startswith(ENDS)
+
+
+class Muon(AdamW):
+    """Muon for the inner matrices of a model, fused AdamW for its other parameters, both at the same rate.
+
+    A convolution's weight is the matrix (out, in * height * width). As the fused AdamW does, it leaves parameters and
+    state alone where `found_inf` is 1, without waiting for the device. `dtype` is that of the iterations. step() uses
+    the gradients of the matrices up.
+    """
+
+    def __init__(self, model: nn.Module, lr: float, weight_decay: float, dtype: torch.dtype):
+        named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        matrices = [parameter for name, parameter in named.items() if is_inner_matrix(name, parameter)]
+        others = [parameter for name, parameter in named.items() if not is_inner_matrix(name, parameter)]
+        groups = [{"params": others, "orthogonal": False}, {"params": matrices, "orthogonal": True}]
+        super().__init__(groups, lr=lr, weight_decay=weight_decay, fused=True)
+        self._dtype = dtype
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of all parameters."""
+        found_inf = getattr(self, "found_inf", None)
+        for group in self.param_groups:
+            if not group["orthogonal"]:
+                continue
+            for matrices in _by_shape(group["params"]):
+                done = torch.ones((), device=matrices[0].device) if found_inf is None else 1 - found_inf
+                self._update(matrices, done, group["lr"], group["weight_decay"])
+                for matrix in matrices:
+                    matrix.grad = None  # AdamW passes over these
+        super().step(closure)
+
+    def _update(self, matrices: list[nn.Parameter], done: Tensor, lr: float, weight_decay: float) -> None:
+        """Update matrices of one shape. `done`: 0 to leave all as it is, else 1."""
+        directions = []
+        for matrix in matrices:
+            assert matrix.grad is not None
+            state = self.state[matrix]
+            if not state:
+                state.update(step=torch.zeros((), device=matrix.device), exp_avg=torch.zeros_like(matrix))
+            state["step"] += done
+            gradient = torch.where(done > 0, matrix.grad, 0)
+            state["exp_avg"].lerp_(gradient, (1 - MOMENTUM) * done)
+            directions.append(gradient.lerp(state["exp_avg"], MOMENTUM).flatten(1))  # Nesterov's
+        rows, columns = directions[0].shape
+        length = lr * UPDATE_RMS * max(rows, columns) ** 0.5 * done
+        for matrix, direction in zip(matrices, orthogonalised(torch.stack(directions).to(self._dtype)), strict=True):
+            matrix.mul_(1 - lr * weight_decay * done)
+            matrix.sub_(direction.to(matrix.dtype).reshape(matrix.shape) * length)
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """(number, rows, columns): the same singular vectors, with singular values near 1, by a Newton-Schulz iteration."""
+    is_tall = matrices.shape[1] > matrices.shape[2]
+    wide = matrices.mT if is_tall else matrices
+    wide = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    a, b, c = COEFFICIENTS
+    for _ in range(NUM_ITERATIONS):
+        square = wide @ wide.mT
+        square = torch.baddbmm(square, square, square, beta=b, alpha=c)
+        wide = torch.baddbmm(wide, square, wide, beta=a)
+    return wide.mT if is_tall else wide
+
+
+def _by_shape(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Those that have a gradient. Equal shapes are iterated on together, as small matrices leave a device idle."""
+    found: dict[torch.Size, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        if parameter.grad is not None:
+            found.setdefault(parameter.shape, []).append(parameter)
+    return list(found.values())
+
+
+# The optimizer's state as plain tensors named after the parameters, so that a file of it needs no pickle.
+
+ADAMW_KEYS = {"step", "exp_avg", "exp_avg_sq"}
+MUON_KEYS = {"step", "exp_avg"}
+"""What is kept for a parameter, and for a matrix of Muon."""
+
+
+def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """E.g. `conv_in.weight/exp_avg`. Rates and the like are not in it: they follow from the config and the step."""
+    return {
+        f"{name}/{key}": value
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+@torch.no_grad()
+def load_optimizer_tensors(model: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Go on from `optimizer_tensors`. Raises ValueError for a name, shape or type that the model does not have."""
+    parameters = dict(model.named_parameters())
+    state: dict[str, dict[str, Tensor]] = {}
+    for path, saved in tensors.items():
+        name, _, key = path.rpartition("/")
+        if name not in parameters:
+            raise ValueError(f"optimizer state of {(name or path)[:100]}, which the model does not have")
+        state.setdefault(name, {})[key] = _like(parameters[name], path, key, saved)
+    # load_state_dict puts the step counters where this optimizer wants them, on the device or not.
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    indexed: dict[int, dict[str, Tensor]] = {}
+    number = 0
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            if name in state:
+                indexed[number] = _complete(name, state[name], MUON_KEYS if group.get("orthogonal") else ADAMW_KEYS)
+            number += 1
+    optimizer.load_state_dict({"state": indexed, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _complete(name: str, values: dict[str, Tensor], keys: set[str]) -> dict[str, Tensor]:
+    if values.keys() != keys:
+        wrong = ", ".join(sorted(values.keys() ^ keys))
+        raise ValueError(f"optimizer state of {name} has not what this optimizer keeps, or more: {wrong[:100]}")
+    return values
+
+
+def _like(parameter: Tensor, path: str, key: str, saved: Tensor) -> Tensor:
+    """A copy with the parameter's strides, which fused kernels want equal and which files do not keep."""
+    wanted = torch.Size() if key == "step" else parameter.shape
+    if saved.shape != wanted:
+        raise ValueError(f"optimizer state {path} has shape {tuple(saved.shape)}, the model {tuple(wanted)}")
+    if saved.dtype != torch.float32:
+        raise ValueError(f"optimizer state {path} is {saved.dtype}, not float32")
+    if key == "step":
+        return saved.clone()
+    return torch.empty_like(parameter).copy_(saved)
+
+
+# What a step's loss and gradient tell, gathered on the device so that no step waits for it.
+
+MAX_OVERFLOWS_IN_A_ROW = 20
+
+
+class NonFinite(NamedTuple):
+    step: int
+    loss: float
+    gradient_norm: float
+    ranks: list[int]
+    """Of the processes whose part of the loss was not finite; empty where only the gradient was not."""
+
+    def __str__(self) -> str:
+        name, value = ("gradient norm", self.gradient_norm) if abs(self.loss) < float("inf") else ("loss", self.loss)
+        return f"{name} is {value} at step {self.step}"
+
+
+class FiniteGuard:
+    """Says of each update, in a tensor, whether to skip it, and remembers why.
+
+    After the first loss or gradient that is not finite, every update is skipped: the weights stay those before it until
+    somebody looks. Only with float16 is a gradient that overflows ordinary: that one update is skipped.
+    """
+
+    def __init__(self, device: torch.device, overflow_is_ordinary: bool, num_processes: int):
+        self._overflow_is_ordinary = overflow_is_ordinary
+        self._step = torch.full((), -1, dtype=torch.int64, device=device)
+        self._values = torch.zeros(2, device=device)  # loss, gradient norm
+        self._losses = torch.zeros(num_processes, device=device)
+        self._overflows_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
+        self._overflows = torch.zeros((), dtype=torch.int64, device=device)
+
+    def skip(self, step: int, losses: Tensor, gradient_norm: Tensor) -> Tensor:
+        """1.0 where the update that makes step `step` must not be done, else 0.0; float32 scalar on the device.
+
+        `losses` are the parts that the processes computed, by rank.
+        """
+        values = torch.stack([losses.sum(), gradient_norm])
+        loss_is_finite, gradient_is_finite = values.isfinite()
+        broken = ~loss_is_finite if self._overflow_is_ordinary else ~(loss_is_finite & gradient_is_finite)
+        first = broken & (self._step < 0)
+        self._step = torch.where(first, step, self._step)
+        self._values = torch.where(first, values, self._values)
+        self._losses = torch.where(first, losses, self._losses)
+
+        overflow = ~gradient_is_finite
+        self._overflows_in_a_row = (self._overflows_in_a_row + 1) * overflow
+        self._overflows += overflow
+        return ((self._step >= 0) | overflow).to(values.dtype)
+
+    def found(self) -> NonFinite | None:
+        """The first step that was not finite. Waits for the device."""
+        step = int(self._step)
+        if step < 0:
+            return None
+        ranks = (~self._losses.isfinite()).nonzero().flatten().tolist()
+        loss, gradient_norm = self._values.tolist()
+        return NonFinite(step, loss, gradient_norm, ranks)
+
+    def overflows(self) -> tuple[int, int]:
+        """Updates skipped for a float16 overflow: in a row, and in all. Waits for the device."""
+        return int(self._overflows_in_a_row), int(self._overflows)
+
+
+class Meter:
+    """Means of loss and gradient norm over the updates since they were last read."""
+
+    def __init__(self, device: torch.device):
+        self._totals = torch.zeros(3, device=device)  # loss, gradient norm, number of updates
+
+    def add(self, loss: Tensor, gradient_norm: Tensor, skipped: Tensor) -> None:
+        values = torch.stack([loss, gradient_norm, torch.ones_like(loss)])
+        self._totals += torch.where(skipped > 0, 0, values)
+
+    def read(self) -> tuple[float, float]:
+        """Mean loss and mean gradient norm, nan where no update was done; starts anew. Waits for the device."""
+        loss, gradient_norm, num_updates = self._totals.tolist()
+        self._totals.zero_()
+        return (loss / num_updates, gradient_norm / num_updates) if num_updates else (float("nan"), float("nan"))
+
+    def totals(self) -> tuple[float, float, float]:
+        """What a resumed run needs to log the same means. Waits for the device."""
+        loss, gradient_norm, num_updates = self._totals.tolist()
+        return loss, gradient_norm, num_updates
+
+    def load(self, totals: tuple[float, float, float]) -> None:
+        self._totals.copy_(torch.tensor(totals))
+
+
+# One optimizer step after the other: batch -> loss -> backward -> clip -> step -> ema.
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -12,10 +12,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from restore_diff.files import replace_atomically
-from restore_diff.schema import settings
-from restore_diff.training.checkpoint import on_cpu, read_tensors, require_finite
-from restore_diff.training.checkpoint_folder import best_checkpoint, newest_valid
-from restore_diff.training.checkpoint_state import MAX_STATE_BYTES, STATE, read_state
+from restore_diff.settings import settings
+from restore_diff.training.checkpoint import (
+    MAX_STATE_BYTES,
+    STATE,
+    best_checkpoint,
+    newest_valid,
+    on_cpu,
+    read_state,
+    read_tensors,
+    require_finite,
+)
 
 METADATA_KEY = "restore_diff"
 

@@ -14,11 +14,10 @@ from scipy.ndimage import gaussian_filter
 
 from restore_diff.commands import doctor
 from restore_diff.config import ExperimentConfig, load_config
-from restore_diff.data.finding import find_pairs
+from restore_diff.data.pairs import find_pairs
 from restore_diff.doctor import machine
-from restore_diff.doctor.sets import data_sets
+from restore_diff.doctor.sets import data_sets, survey
 from restore_diff.doctor.splitting import divide, write_split
-from restore_diff.doctor.survey import survey
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -109,7 +109,7 @@ def test_a_permission_that_is_lost_in_mid_run_costs_the_images_not_the_run(photo
 
 LITTLE_MEMORY = """
 import resource
-import restore_diff.data.images, restore_diff.restoration.folder, restore_diff.commands.errors
+import restore_diff.data.images, restore_diff.restoration.folder, restore_diff.commands.console
 resource.setrlimit(resource.RLIMIT_AS, (int(open("/proc/self/statm").read().split()[0]) * 4096 + 300 * 2**20,) * 2)
 def before(name): pass
 """

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from restore_diff import trained
-from restore_diff.commands import arguments, restore, restore_arguments
+from restore_diff.commands import console, restore
 from restore_diff.diffusion.samplers import SAMPLERS
 from restore_diff.files import printable
 
@@ -49,18 +49,18 @@ def photos(tmp_path):
 )
 def test_malformed_arguments_end_with_exit_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as end:
-        restore.main(arguments)
+        restore.main(console)
     assert end.value.code == 2
     assert "error:" in capsys.readouterr().err
 
 
 def test_max_pixels_takes_a_unit():
-    assert restore_arguments.parse(["-i", "x", "-o", "y", "--max-pixels", "3k"]).max_pixels == 3000
-    assert restore_arguments.parse(["-i", "x", "-o", "y"]).max_pixels == 200_000_000
+    assert restore.parse(["-i", "x", "-o", "y", "--max-pixels", "3k"]).max_pixels == 3000
+    assert restore.parse(["-i", "x", "-o", "y"]).max_pixels == 200_000_000
 
 
 def test_the_samplers_are_those_of_the_schema():
-    assert set(arguments.SAMPLERS) == set(SAMPLERS)
+    assert set(console.SAMPLERS) == set(SAMPLERS)
 
 
 def test_control_characters_and_bytes_that_are_no_text_are_escaped():

@@ -16,8 +16,8 @@ from tiny_run import run_test, run_train, summary, write_image, write_pairs
 from restore_diff import trained
 from restore_diff.commands import restore
 from restore_diff.data.images import read_rgb_uint8
-from restore_diff.data.weather.config import RainConfig
-from restore_diff.data.weather.rain import render_rain
+from restore_diff.settings import RainConfig
+from restore_diff.weather.rain import render_rain
 
 CROP = (slice(0, 192), slice(0, 192))
 

@@ -18,11 +18,10 @@ from safetensors.torch import load_file
 from tiny_run import arguments, enter, run_test, run_train, scores, summary, tree, write_image, write_pairs
 
 from restore_diff import build
-from restore_diff.commands import training_run
+from restore_diff.commands import train
 from restore_diff.config import load_config
-from restore_diff.training.checkpoint_state import TENSORS
-from restore_diff.training.run_folder import RunFolder
-from restore_diff.training.run_log import RunLog
+from restore_diff.training.checkpoint import TENSORS
+from restore_diff.training.run import RunFolder, RunLog
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = Path("runs/derain")
@@ -115,7 +114,7 @@ def test_the_same_command_again_says_finished_and_trains_no_further(done, capsys
 STOPPED_AFTER_5_STEPS = """
 import os, signal
 from restore_diff.commands.train import main
-from restore_diff.training.run_log import RunLog
+from restore_diff.training.run import RunLog
 
 steps, step_done = [], RunLog.step_done
 
@@ -305,7 +304,7 @@ def test_memory_that_runs_out_ends_with_4_and_advice(here, capsys, monkeypatch):
     def measure(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(training_run, "measure_cost", measure)
+    monkeypatch.setattr(train, "measure_cost", measure)
     assert run_train() == 4
     (line,) = complaints(capsys)
     advice = "lower training.batch_size or data.crop_size_px, or raise training.num_micro_batches"
@@ -353,7 +352,7 @@ def test_ctrl_c_ends_the_scoring_at_once_and_the_same_command_scores(here, capsy
         raise AssertionError("the signal was only noted")
 
     with monkeypatch.context() as patch:
-        patch.setattr(training_run, "score_test_set", interrupted)
+        patch.setattr(train, "score_test_set", interrupted)
         assert run_train() == 130
     assert complaints(capsys)[-1] == "train.py: interrupted; the same command goes on from here"
     assert run_train() == 0

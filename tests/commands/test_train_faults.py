@@ -14,12 +14,17 @@ import torch
 from tiny_run import arguments, enter, run_train, tree
 
 from restore_diff import build
-from restore_diff.commands import restore, training_run
+from restore_diff.commands import restore, train
 from restore_diff.data.loading import TrainingBatches
 from restore_diff.training import checkpoint as checkpoint_module
-from restore_diff.training.checkpoint import verify_checkpoint
-from restore_diff.training.checkpoint_folder import list_checkpoints
-from restore_diff.training.checkpoint_state import STATE, TENSORS, encode_state, read_state
+from restore_diff.training.checkpoint import (
+    STATE,
+    TENSORS,
+    encode_state,
+    list_checkpoints,
+    read_state,
+    verify_checkpoint,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = Path("runs/derain")
@@ -187,8 +192,8 @@ def test_sigterm_at_any_moment_saves_once_exits_143_and_the_next_run_equals_an_u
 
             owner, name, action = TrainingBatches, "iter_from", iter_from
         elif moment == "validation":
-            owner, name = training_run, "validation"
-            make = training_run.validation
+            owner, name = train, "validation"
+            make = train.validation
             action = lambda *parts: signalling(2, make(*parts))  # noqa: E731
         else:
             owner, name = checkpoint_module, "write_durably"
@@ -232,14 +237,14 @@ def test_sigterm_while_the_network_is_built_ends_the_process_and_leaves_no_check
 
 
 def test_sigterm_before_the_first_step_exits_143_and_leaves_no_checkpoint(here, monkeypatch, capsys):
-    run = training_run.Trainer.run
+    run = train.Trainer.run
 
     def signalled(trainer):
         os.kill(os.getpid(), signal.SIGTERM)
         return run(trainer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training_run.Trainer, "run", signalled)
+        patch.setattr(train.Trainer, "run", signalled)
         assert run_train() == 128 + signal.SIGTERM
     assert capsys.readouterr().err.splitlines()[-1] == "train.py: stopped by SIGTERM, before the first step"
     assert list((RUN / "checkpoints").iterdir()) == []

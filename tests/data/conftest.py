@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from restore_diff.data.config import DataConfig
-from restore_diff.data.weather.config import RainConfig
+from restore_diff.settings import DataConfig, RainConfig
 
 MakeImages = Callable[..., Path]
 

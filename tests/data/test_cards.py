@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from restore_diff.data.cards import find_cards, load_card
-from restore_diff.data.copies import shared_clean_images
-from restore_diff.data.finding import find_pairs
-from restore_diff.data.listing import DataError
+from restore_diff.data.names import DataError
+from restore_diff.data.pairs import find_pairs, shared_clean_images
 from restore_diff.metrics.protocols import PROTOCOLS
 
 CARDS = find_cards()

@@ -8,7 +8,7 @@ import tifffile  # scikit-image brings it
 import torch
 from PIL import Image, ImageCms
 
-from restore_diff.data import tiff
+from restore_diff.data import images
 from restore_diff.data.images import ImageError, read_image, write_image
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -70,7 +70,7 @@ def test_a_deep_tiff_keeps_its_metadata(tmp_path):
     exif.get_ifd(CAMERA)[36867] = "2026:01:02 03:04:05"
     for channels in (1, 3, 4):
         samples = torch.from_numpy(noise(channels, 6, 4).astype(np.int32))
-        (tmp_path / "in.tif").write_bytes(tiff.encode(samples, exif.tobytes(), ICC))
+        (tmp_path / "in.tif").write_bytes(images.encode_tiff(samples, exif.tobytes(), ICC))
         image = read_image(tmp_path / "in.tif")
         write_image(tmp_path / "out.tif", image.pixels, like=image)
         with Image.open(tmp_path / "out.tif") as after:
@@ -80,10 +80,10 @@ def test_a_deep_tiff_keeps_its_metadata(tmp_path):
 
 
 def test_deep_grey_with_alpha_becomes_a_tiff_in_colour_because_few_read_the_other(tmp_path):
-    from restore_diff.data import png
+    from restore_diff.data import decoding
 
     planes = noise(2, 6, 4)
-    (tmp_path / "in.png").write_bytes(png.encode(torch.from_numpy(planes.astype(np.int32)), b"", b""))
+    (tmp_path / "in.png").write_bytes(decoding.encode_png(torch.from_numpy(planes.astype(np.int32)), b"", b""))
     image = read_image(tmp_path / "in.png")
     write_image(tmp_path / "out.tif", image.pixels, like=image)
     expected = np.stack([planes[0]] * 3 + [planes[1]], axis=-1)

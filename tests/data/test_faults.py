@@ -7,12 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from restore_diff.data.decoded_images import scan_files
-from restore_diff.data.finding import PairList, find_pairs
-from restore_diff.data.images import ImageError
-from restore_diff.data.listing import DataError
+from restore_diff.data.images import ImageError, scan_files
 from restore_diff.data.loading import Batch, TrainingBatches
-from restore_diff.data.names import PairPath
+from restore_diff.data.names import DataError, PairPath
+from restore_diff.data.pairs import PairList, find_pairs
 
 
 def half(clean, seeds, weathers):

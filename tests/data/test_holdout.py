@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from restore_diff.data.finding import PairList
-from restore_diff.data.holdout import hold_out
 from restore_diff.data.names import PairPath
+from restore_diff.data.pairs import PairList, hold_out
 
 
 def pairs(num_clean: int, versions: int = 3) -> PairList:

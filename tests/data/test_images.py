@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image, ImageCms, ImageOps
 
-from restore_diff.data import png
+from restore_diff.data import decoding
 from restore_diff.data.decoding import decode, read_size
-from restore_diff.data.formats import is_image
 from restore_diff.data.images import ImageError, read_image, read_rgb_uint8, write_image
+from restore_diff.data.names import is_image
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 GPS, ORIENTATION = 0x8825, 0x0112
@@ -61,7 +61,7 @@ def test_written_pixels_are_read_back_in_the_same_mode(tmp_path, suffix, channel
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_16_bit_png_keeps_all_bits_of_every_colour_type(tmp_path, channels):
     levels = torch.from_numpy(noise(channels, 9, 6, bits=16).astype(np.int32))
-    (tmp_path / "in.png").write_bytes(png.encode(levels, exif(1), ICC))
+    (tmp_path / "in.png").write_bytes(decoding.encode_png(levels, exif(1), ICC))
     image = read_image(tmp_path / "in.png")
     assert image.bit_depth == 16 and image.grey == (channels < 3) and (image.alpha is not None) == (channels % 2 == 0)
     write_image(tmp_path / "out.png", image.pixels, like=image)

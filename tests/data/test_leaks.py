@@ -15,12 +15,13 @@ from restore_diff.data.leaks import (
     SAME_SCENE,
     TURNS,
     Fingerprint,
+    aligned_similarity,
     descriptors,
     find_matches,
     fingerprint,
     groups,
+    own_similarity,
 )
-from restore_diff.data.registration import aligned_similarity, own_similarity
 
 NAMES = ("astronaut.png", "coffee.png", "chelsea.png", "camera.png", "rocket.jpg", "motorcycle_left.png", "ihc.png")
 FOLDER = Path(skimage.__file__).parent / "data"

@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from restore_diff.data.finding import PairList, find_pairs
 from restore_diff.data.images import ImageError
-from restore_diff.data.listing import DataError
 from restore_diff.data.loading import Batch, TrainingBatches
-from restore_diff.data.weather.config import RainConfig
-from restore_diff.data.weather.rain import render_rain
-from restore_diff.data.weather.renderer import Rendering, WeatherRenderer
+from restore_diff.data.names import DataError
+from restore_diff.data.pairs import PairList, find_pairs
+from restore_diff.settings import RainConfig
+from restore_diff.weather.rain import render_rain
+from restore_diff.weather.renderer import Rendering, WeatherRenderer
 
 STREAKS = Rendering(render_rain, RainConfig(density=(0.02, 0.02), length_px=(4.0, 8.0)))
 RAIN = WeatherRenderer({"rain": 1.0}, {"rain": STREAKS}, camera=lambda images, seeds: images)
@@ -203,7 +203,9 @@ def test_a_batch_tells_what_was_rendered_on_each_image(photographs, negatives, d
     batch = joined(parts := take(TrainingBatches(photographs, render, data_config(), 8, 1, seed=0), 4))
     weathers = [weather for part in parts for weather in part.weathers]
     unchanged = (batch.clean == batch.degraded).flatten(1).all(1).tolist()
-    of_kind = {kind: [same for same, weather in zip(unchanged, weathers, strict=True) if weather == kind] for kind in weathers}
+    of_kind = {
+        kind: [same for same, weather in zip(unchanged, weathers, strict=True) if weather == kind] for kind in weathers
+    }
     assert of_kind.keys() == {"rain", "none"} and all(of_kind["none"])
     assert sum(of_kind["rain"]) < len(of_kind["rain"]) / 4  # a small crop may lie between the streaks
     (part,) = take(TrainingBatches(negatives, render, data_config(), 8, 1, seed=0), 1)

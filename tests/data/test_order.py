@@ -7,10 +7,9 @@ from random import Random
 import pytest
 import torch
 
-from restore_diff.data.finding import PairList
-from restore_diff.data.listing import DataError
-from restore_diff.data.names import PairPath
-from restore_diff.data.order import BLOCK, Order, share_out
+from restore_diff.data.loading import BLOCK, Order, share_out
+from restore_diff.data.names import DataError, PairPath
+from restore_diff.data.pairs import PairList
 from restore_diff.randomness import generator
 
 

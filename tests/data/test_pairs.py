@@ -6,10 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from restore_diff.data.copies import shared_clean_images
-from restore_diff.data.finding import PairList, find_pairs
-from restore_diff.data.listing import DataError
-from restore_diff.data.pairs import PairedImageDataset
+from restore_diff.data.names import DataError
+from restore_diff.data.pairs import PairedImageDataset, PairList, find_pairs, shared_clean_images
 
 
 def found(source: Path | str, split="test", root=Path("none")) -> dict[str, str | None]:

@@ -7,12 +7,9 @@ import pytest
 import torch
 
 from restore_diff.data.cards import load_card
-from restore_diff.data.finding import PairList, find_pairs
-from restore_diff.data.holdout import hold_out
-from restore_diff.data.listing import DataError
 from restore_diff.data.loading import TrainingBatches
-from restore_diff.data.names import PairPath
-from restore_diff.data.pairs import PairedImageDataset
+from restore_diff.data.names import DataError, PairPath
+from restore_diff.data.pairs import PairedImageDataset, PairList, find_pairs, hold_out
 
 HEAD = "name: {}\ntask: all_weather\nsource: somewhere.org/{}\nlicence: mine\ncitation: none\nprotocols: [rgb]\n"
 WET = "train: {num_pairs: 3, layouts: [{degraded: wet/input, clean: wet/gt}]}\n"
@@ -170,7 +167,7 @@ def listed(*num: int, same_files: bool = False) -> PairList:
 @pytest.fixture
 def no_copies(monkeypatch):
     """These lists name no files."""
-    monkeypatch.setattr("restore_diff.data.holdout.copies_of", lambda files, among: set(files))
+    monkeypatch.setattr("restore_diff.data.pairs.copies_of", lambda files, among: set(files))
 
 
 def test_a_photograph_of_several_parts_is_held_out_of_all_and_validated_in_each(no_copies):

@@ -15,13 +15,11 @@ import torch
 from PIL import Image
 
 from restore_diff.commands import shard
-from restore_diff.data import members
-from restore_diff.data.copies import copies_of
-from restore_diff.data.finding import PairList, find_pairs
-from restore_diff.data.holdout import hold_out
+from restore_diff.data import archive
 from restore_diff.data.images import ImageError, read_rgb_uint8
-from restore_diff.data.listing import DataError
 from restore_diff.data.loading import Batch, TrainingBatches
+from restore_diff.data.names import DataError
+from restore_diff.data.pairs import PairList, copies_of, find_pairs, hold_out
 from restore_diff.data.shard_writing import write_shards
 
 NUM = 12
@@ -109,7 +107,7 @@ def test_workers_processes_and_a_resume_change_nothing(files, shards, data_confi
 def test_a_process_that_was_not_told_of_the_index_reads_it(shards):
     path = find(shards).pairs[5].clean
     expected = read_rgb_uint8(path)
-    members._indexes.clear()
+    archive._indexes.clear()
     assert torch.equal(read_rgb_uint8(path), expected)
 
 
@@ -175,7 +173,7 @@ def test_an_index_that_cannot_be_written_is_kept_in_memory(shards, monkeypatch, 
     def refuse(path, data):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("restore_diff.data.tar_index.replace_atomically", refuse)
+    monkeypatch.setattr("restore_diff.data.archive.replace_atomically", refuse)
     assert len(find(shards).pairs) == NUM
     assert not (shards / "index.json").exists()
     assert "not written (Permission denied)" in caplog.text

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from restore_diff.data.transforms import augment, pad_to, random_crops
+from restore_diff.data.loading import augment, pad_to, random_crops
 from restore_diff.randomness import generator
 
 

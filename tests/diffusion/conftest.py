@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from torch import Tensor
 
-from restore_diff.diffusion.config import Prediction
+from restore_diff.settings import Prediction
 
 KINDS: tuple[Prediction, ...] = ("epsilon", "clean", "velocity", "residual")
 

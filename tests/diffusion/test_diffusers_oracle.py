@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from restore_diff.diffusion.config import SamplerConfig, ScheduleConfig
-from restore_diff.diffusion.ladder import timestep_ladder
 from restore_diff.diffusion.samplers import DDIMSampler
-from restore_diff.diffusion.schedule import BETAS, NoiseSchedule
+from restore_diff.diffusion.schedule import BETAS, NoiseSchedule, timestep_ladder
+from restore_diff.settings import SamplerConfig, ScheduleConfig
 
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers.*")

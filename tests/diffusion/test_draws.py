@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from restore_diff.diffusion.gaussian import TIMESTEP_DRAWS, draw_noise, draw_timesteps
+from restore_diff.diffusion.loss import TIMESTEP_DRAWS, draw_noise, draw_timesteps
 
 DRAWS = sorted(TIMESTEP_DRAWS)
 

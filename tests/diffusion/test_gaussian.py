@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from restore_diff.diffusion.config import DiffusionConfig, ScheduleConfig
-from restore_diff.diffusion.gaussian import GaussianDiffusion, draw_noise
+from restore_diff.diffusion.loss import GaussianDiffusion, draw_noise
 from restore_diff.diffusion.prediction import estimate
 from restore_diff.diffusion.schedule import NoiseSchedule
+from restore_diff.settings import DiffusionConfig, ScheduleConfig
 
 SCHEDULE = NoiseSchedule(ScheduleConfig())
 T = torch.tensor([0, 1, 500, 998, 999])

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from restore_diff.diffusion.config import DiffusionConfig, SamplerConfig, ScheduleConfig
-from restore_diff.diffusion.gaussian import GaussianDiffusion
+from restore_diff.diffusion.loss import GaussianDiffusion
 from restore_diff.diffusion.samplers import SAMPLERS
 from restore_diff.diffusion.schedule import NoiseSchedule
+from restore_diff.settings import DiffusionConfig, SamplerConfig, ScheduleConfig
 
 SCHEDULE = NoiseSchedule(ScheduleConfig())
 DEGRADED = torch.linspace(-0.9, 0.9, 4, dtype=torch.float64).view(1, 4)

@@ -5,10 +5,9 @@ import itertools
 import pytest
 import torch
 
-from restore_diff.diffusion.config import SamplerConfig, ScheduleConfig
-from restore_diff.diffusion.ladder import timestep_ladder
 from restore_diff.diffusion.samplers import DDIMSampler
-from restore_diff.diffusion.schedule import NoiseSchedule
+from restore_diff.diffusion.schedule import NoiseSchedule, timestep_ladder
+from restore_diff.settings import SamplerConfig, ScheduleConfig
 
 SCHEDULE = NoiseSchedule(ScheduleConfig())
 MEAN, SPREAD = 0.2, 0.5  # of the Gaussian images that the ideal predictor knows

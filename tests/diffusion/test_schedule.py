@@ -6,8 +6,8 @@ from fractions import Fraction
 import pytest
 import torch
 
-from restore_diff.diffusion.config import ScheduleConfig
 from restore_diff.diffusion.schedule import BETAS, NoiseSchedule
+from restore_diff.settings import ScheduleConfig
 
 NAMES = sorted(BETAS)
 

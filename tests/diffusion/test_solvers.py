@@ -5,10 +5,9 @@ import itertools
 import pytest
 import torch
 
-from restore_diff.diffusion.config import SamplerConfig, ScheduleConfig
-from restore_diff.diffusion.ladder import NO_NOISE_LEFT, levels, snr_ladder
 from restore_diff.diffusion.samplers import SAMPLERS
-from restore_diff.diffusion.schedule import NoiseSchedule
+from restore_diff.diffusion.schedule import NO_NOISE_LEFT, NoiseSchedule, levels, snr_ladder
+from restore_diff.settings import SamplerConfig, ScheduleConfig
 
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers.*", "ignore::FutureWarning:diffusers.*")
@@ -35,7 +34,7 @@ def sample(name: str, predictor=predict, schedule=SCHEDULE, start=None, degraded
 
 
 def on_ladder(name: str, ladder: list[int], monkeypatch) -> torch.Tensor:
-    monkeypatch.setattr("restore_diff.diffusion.ladder.timestep_ladder", lambda *_: ladder)
+    monkeypatch.setattr("restore_diff.diffusion.schedule.timestep_ladder", lambda *_: ladder)
     return sample(name, num_steps=len(ladder))
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from restore_diff.data.pairs import Pair
-from restore_diff.evaluation.scoring import Row
+from restore_diff.evaluation.evaluator import Row
 
 
 @pytest.fixture

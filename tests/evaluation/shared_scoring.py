@@ -7,10 +7,9 @@ from pathlib import Path
 import torch
 
 from restore_diff.data.pairs import Pair
-from restore_diff.evaluation.evaluator import Evaluator
+from restore_diff.distributed import OtherRankFailed, Share, sharing
+from restore_diff.evaluation.evaluator import Evaluator, Row, Scorer
 from restore_diff.evaluation.report import per_image_csv
-from restore_diff.evaluation.scoring import Row, Scorer
-from restore_diff.evaluation.sharing import OtherRankFailed, Share, sharing
 
 NUM_IMAGES = 5
 SEEDS = (0, 3)

@@ -5,9 +5,7 @@ import math
 import pytest
 import torch
 
-from restore_diff.evaluation.comparison import compare, comparison_table
-from restore_diff.evaluation.report import per_image_csv
-from restore_diff.evaluation.summary import bootstrap_interval
+from restore_diff.evaluation.report import bootstrap_interval, compare, comparison_table, per_image_csv
 
 
 def write(path, rows):

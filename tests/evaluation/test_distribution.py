@@ -7,9 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from restore_diff.evaluation import distribution
-from restore_diff.evaluation.distribution import score_distributions
-from restore_diff.evaluation.folders import pair_folders
+from restore_diff.evaluation import folders
+from restore_diff.evaluation.folders import pair_folders, score_distributions
 from restore_diff.metrics.distribution import Distances
 
 CPU = torch.device("cpu")
@@ -37,14 +36,14 @@ def pairs(tmp_path):
 
 
 def test_few_images_are_warned_of_and_kid_is_the_one_to_read(pairs, tmp_path, monkeypatch):
-    monkeypatch.setattr(distribution, "InceptionDistance", StandIn)
+    monkeypatch.setattr(folders, "InceptionDistance", StandIn)
     lines = score_distributions(pairs, tmp_path / "out", CPU)
     assert lines[0].startswith("FID 6.000, KID 60.00000 ± 0.50000 (n=3, torchmetrics 1.9.0")
     assert lines[1] == "warning: of 3 images, fewer than 2,048, FID is biased upwards: read KID"
     found = json.loads((tmp_path / "out" / "distribution.json").read_text())
     assert (found["status"], found["fid"], found["kid"], found["n"]) == ("computed", 6, 60, 3)
     assert "without antialiasing" in found["resize"] and found["tool"] == StandIn.tool
-    monkeypatch.setattr(distribution, "LEAST_IMAGES", 3)
+    monkeypatch.setattr(folders, "LEAST_IMAGES", 3)
     assert len(score_distributions(pairs, tmp_path / "out", CPU)) == 1
 
 

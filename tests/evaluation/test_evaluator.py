@@ -8,8 +8,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from restore_diff.data.images import read_rgb_uint8, write_image
-from restore_diff.evaluation.evaluator import Evaluator
-from restore_diff.evaluation.scoring import INPUT, Scorer, quantize
+from restore_diff.evaluation.evaluator import INPUT, Evaluator, Scorer, quantize
 from restore_diff.metrics.perceptual import LPIPS
 from restore_diff.metrics.protocols import PROTOCOLS
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from restore_diff.data.listing import DataError
+from restore_diff.data.names import DataError
+from restore_diff.evaluation.evaluator import Scorer
 from restore_diff.evaluation.folders import score_folders
-from restore_diff.evaluation.scoring import Scorer
 from restore_diff.metrics.protocols import PROTOCOLS
 
 SCORER = Scorer(("rgb",))

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from restore_diff.data.listing import DataError
-from restore_diff.evaluation.no_reference import no_reference_table, score_images, write_no_reference
+from restore_diff.data.names import DataError
+from restore_diff.evaluation.folders import no_reference_table, score_images, write_no_reference
 
 CPU = torch.device("cpu")
 

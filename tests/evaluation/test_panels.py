@@ -7,9 +7,8 @@ import torch
 
 from restore_diff.data.images import read_rgb_uint8
 from restore_diff.data.pairs import Pair
-from restore_diff.evaluation.evaluator import Evaluator
-from restore_diff.evaluation.panels import CAPTION_PX, GAP_PX, choose_examples, draw_panel
-from restore_diff.evaluation.scoring import Scorer
+from restore_diff.evaluation.evaluator import Evaluator, Scorer
+from restore_diff.evaluation.pictures import CAPTION_PX, GAP_PX, choose_examples, draw_panel
 
 
 def names(rows, column="psnr_rgb"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from restore_diff.evaluation.plots import (
+from restore_diff.evaluation.pictures import (
     BOTTOM_PX,
     COLOURS,
     HEIGHT_PX,

@@ -5,8 +5,14 @@ import math
 
 import pytest
 
-from restore_diff.evaluation.report import Report, per_image_csv, read_per_image_csv
-from restore_diff.evaluation.tables import console_table, latex_row, markdown_table
+from restore_diff.evaluation.report import (
+    Report,
+    console_table,
+    latex_row,
+    markdown_table,
+    per_image_csv,
+    read_per_image_csv,
+)
 from restore_diff.metrics.perceptual import MetricUnavailable
 
 MISSING = MetricUnavailable("put alexnet.pth at /somewhere")

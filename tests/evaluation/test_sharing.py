@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from restore_diff.evaluation.evaluator import Evaluator
+from restore_diff.distributed import WHOLE, Share, in_order, sharing
+from restore_diff.evaluation.evaluator import Evaluator, Scorer
 from restore_diff.evaluation.folders import score_folders
-from restore_diff.evaluation.scoring import Scorer
-from restore_diff.evaluation.sharing import WHOLE, Share, in_order, sharing
 
 SCRIPT = Path(__file__).with_name("shared_scoring.py")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from restore_diff.evaluation.summary import bootstrap_interval, confidence_interval, summarise
+from restore_diff.evaluation.report import bootstrap_interval, confidence_interval, summarise
 
 
 def test_plain_statistics_of_a_column(row):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from restore_diff.evaluation.plots import HEIGHT_PX, LEGEND_LINE_PX, WIDTH_PX
+from restore_diff.evaluation.evaluator import Row
+from restore_diff.evaluation.pictures import HEIGHT_PX, LEGEND_LINE_PX, WIDTH_PX
 from restore_diff.evaluation.report import Report
-from restore_diff.evaluation.scoring import Row
 from restore_diff.evaluation.sweep import seconds_per_image, sweep_csv, sweep_table, write_sweep
 
 

@@ -8,8 +8,8 @@ import torch
 
 from restore_diff.config import ExperimentConfig, config_from_dict
 from restore_diff.interop.diffusers import DiffusersError, save_diffusers, unet2d_config
-from restore_diff.models.config import NetworkConfig
 from restore_diff.models.unet import UNet
+from restore_diff.settings import NetworkConfig
 from restore_diff.trained import load_experiment
 from restore_diff.training.weights import Weights
 

@@ -9,14 +9,13 @@ import torch
 
 from restore_diff import build
 from restore_diff.config import ExperimentConfig, config_from_dict
-from restore_diff.diffusion.config import SamplerConfig, ScheduleConfig
 from restore_diff.diffusion.samplers import DDIMSampler
 from restore_diff.diffusion.schedule import NoiseSchedule
 from restore_diff.interop import onnx as exporter
 from restore_diff.interop.onnx import OnnxError, sampling_notes, to_onnx
 from restore_diff.models.unet import UNet
-from restore_diff.restoration.config import TilingConfig
 from restore_diff.restoration.restorer import Restorer
+from restore_diff.settings import SamplerConfig, ScheduleConfig, TilingConfig
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

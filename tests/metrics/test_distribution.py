@@ -8,7 +8,7 @@ import torch
 
 from restore_diff.metrics import distribution
 from restore_diff.metrics.distribution import WEIGHTS, InceptionDistance
-from restore_diff.metrics.weights import MetricUnavailable
+from restore_diff.metrics.perceptual import MetricUnavailable
 
 fid_module = pytest.importorskip("torchmetrics.image.fid")
 

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from restore_diff.metrics.no_reference import NoReference
-from restore_diff.metrics.weights import MetricUnavailable
+from restore_diff.metrics.distribution import NoReference
+from restore_diff.metrics.perceptual import MetricUnavailable
 
 
 class Metric:

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from restore_diff.models.config import NetworkConfig
 from restore_diff.models.layers import WeatherHead
 from restore_diff.models.unet import UNet
+from restore_diff.settings import NetworkConfig
 
 TINY = {"base_channels": 8, "channel_multipliers": (1, 2, 3), "num_blocks": 2, "num_groups": 4, "unshuffle": 2}
 TINY |= {"attention_levels": (1,), "head_channels": 8, "hint": True}

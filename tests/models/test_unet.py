@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from restore_diff.models.config import NetworkConfig
 from restore_diff.models.layers import sinusoids
 from restore_diff.models.unet import UNet
+from restore_diff.settings import NetworkConfig
 
 TINY = {"base_channels": 16, "channel_multipliers": (1, 2), "num_blocks": 1, "attention_levels": (1,), "num_groups": 8}
 

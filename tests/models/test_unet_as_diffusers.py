@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from restore_diff.models.config import NetworkConfig
 from restore_diff.models.unet import UNet
+from restore_diff.settings import NetworkConfig
 
 diffusers = pytest.importorskip("diffusers")
 

@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from restore_diff.diffusion.config import SamplerConfig, ScheduleConfig
 from restore_diff.diffusion.samplers import DDIMSampler
 from restore_diff.diffusion.schedule import NoiseSchedule
-from restore_diff.restoration.config import TilingConfig
-from restore_diff.restoration.folder import restore_folder
-from restore_diff.restoration.job_plan import Job
+from restore_diff.restoration.folder import Job, restore_folder
 from restore_diff.restoration.restorer import Restorer
+from restore_diff.settings import SamplerConfig, ScheduleConfig, TilingConfig
 
 BYTES_PER_PIXEL = 120
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from restore_diff.restoration.padding import crop_to, pad_to
+from restore_diff.restoration.tiling import crop_to, pad_to
 
 
 def images(height, width):

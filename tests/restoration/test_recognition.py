@@ -2,12 +2,11 @@
 
 import torch
 
-from restore_diff.diffusion.config import SamplerConfig, ScheduleConfig
 from restore_diff.diffusion.samplers import DDIMSampler
 from restore_diff.diffusion.schedule import NoiseSchedule
-from restore_diff.restoration.config import TilingConfig
 from restore_diff.restoration.recognition import WINDOW_PX, Recognition
 from restore_diff.restoration.restorer import Restorer, Samples
+from restore_diff.settings import SamplerConfig, ScheduleConfig, TilingConfig
 
 CPU = torch.device("cpu")
 

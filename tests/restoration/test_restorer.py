@@ -5,13 +5,11 @@ import logging
 import pytest
 import torch
 
-from restore_diff.diffusion.config import SamplerConfig, ScheduleConfig
 from restore_diff.diffusion.samplers import DDIMSampler
 from restore_diff.diffusion.schedule import NoiseSchedule
-from restore_diff.models.config import NetworkConfig
 from restore_diff.models.unet import UNet
-from restore_diff.restoration.config import TilingConfig
 from restore_diff.restoration.restorer import Restorer
+from restore_diff.settings import NetworkConfig, SamplerConfig, ScheduleConfig, TilingConfig
 
 SIZES = [(1, 1), (1, 500), (7, 7), (33, 65), (100, 100)]
 WHOLE = TilingConfig(tile_size_px=0)

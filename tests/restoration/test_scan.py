@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from restore_diff.restoration.scan import scan_folder
+from restore_diff.restoration.sources import scan_folder
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 

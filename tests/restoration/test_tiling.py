@@ -6,9 +6,8 @@ import math
 import pytest
 import torch
 
-from restore_diff.restoration.config import TilingConfig
-from restore_diff.restoration.grid import Cuts, network_pixels, overlapping_cuts, shifted_cuts
-from restore_diff.restoration.tiling import TiledPredictor
+from restore_diff.restoration.tiling import Cuts, TiledPredictor, network_pixels, overlapping_cuts, shifted_cuts
+from restore_diff.settings import TilingConfig
 
 CPU = torch.device("cpu")
 SIZES = [(1, 8, 4), (7, 8, 4), (8, 8, 4), (9, 8, 4), (64, 16, 0), (65, 16, 0), (65, 16, 15), (480, 64, 16), (33, 10, 7)]

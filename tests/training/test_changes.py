@@ -2,7 +2,7 @@
 
 import pytest
 
-from restore_diff.training.changes import ConfigChanged, changed_keys, refused_keys, require_same_experiment
+from restore_diff.training.run import ConfigChanged, changed_keys, refused_keys, require_same_experiment
 
 OLD = {
     "seed": 0,

@@ -13,22 +13,23 @@ import torch
 
 from restore_diff.training import checkpoint as checkpoint_module
 from restore_diff.training.checkpoint import (
+    Best,
     Checkpoint,
     CheckpointNotSaved,
-    NotFinite,
-    load_checkpoint,
-    save_checkpoint,
-)
-from restore_diff.training.checkpoint_folder import (
+    DamagedCheckpoint,
+    LossScale,
     NoIntactCheckpoint,
+    NotFinite,
+    Progress,
     best_checkpoint,
     list_checkpoints,
+    load_checkpoint,
     mark_best,
     newest_valid,
     prune,
+    save_checkpoint,
     tidy,
 )
-from restore_diff.training.checkpoint_state import Best, DamagedCheckpoint, LossScale, Progress
 
 
 def some(step: int, **changes) -> Checkpoint:

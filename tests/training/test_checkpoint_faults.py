@@ -11,12 +11,16 @@ import torch
 from safetensors.torch import save
 from toy_run import toy_config, toy_optimisation, train
 
-from restore_diff.training.changes import ConfigChanged, describe_changes
-from restore_diff.training.checkpoint import load_checkpoint, save_checkpoint
-from restore_diff.training.checkpoint_folder import newest_valid
-from restore_diff.training.checkpoint_state import STATE, DamagedCheckpoint, sha256
-from restore_diff.training.run_folder import RunFolder
-from restore_diff.training.snapshot import restore_snapshot, take_snapshot
+from restore_diff.training.checkpoint import (
+    STATE,
+    DamagedCheckpoint,
+    load_checkpoint,
+    newest_valid,
+    save_checkpoint,
+    sha256,
+)
+from restore_diff.training.run import ConfigChanged, RunFolder, describe_changes
+from restore_diff.training.trainer import restore_snapshot, take_snapshot
 from restore_diff.training.weights import METADATA_KEY, WeightsError, load_weights
 
 PLAIN = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from restore_diff.training.ema import ExponentialMovingAverage
+from restore_diff.training.optimisation import ExponentialMovingAverage
 
 
 def network() -> nn.Module:

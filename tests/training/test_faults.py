@@ -19,13 +19,12 @@ from pydantic import ValidationError
 from toy_run import rising_score, toy_config, toy_optimisation, train
 
 import restore_diff
+from restore_diff.distributed import TrainingStopped
 from restore_diff.training import checkpoint as checkpoint_module
-from restore_diff.training import data_workers
-from restore_diff.training.changes import ConfigChanged
-from restore_diff.training.checkpoint_folder import list_checkpoints
-from restore_diff.training.checkpoint_state import DamagedCheckpoint
-from restore_diff.training.data_workers import death_of_worker, undisturbed
-from restore_diff.training.stops import TrainingStopped
+from restore_diff.training import faults
+from restore_diff.training.checkpoint import DamagedCheckpoint, list_checkpoints
+from restore_diff.training.faults import death_of_worker, undisturbed
+from restore_diff.training.run import ConfigChanged
 
 
 def names(run: Path) -> list[str]:
@@ -157,7 +156,7 @@ def test_how_a_worker_ended_becomes_advice(error, number, expected):
 
 
 def test_a_broken_connection_is_not_blamed_on_workers_that_live(monkeypatch):
-    monkeypatch.setattr(data_workers, "MOMENT_S", 0.01)
+    monkeypatch.setattr(faults, "MOMENT_S", 0.01)
     worker = multiprocessing.get_context("fork").Process(target=end_by, args=[None], daemon=True)
     worker.start()
     assert death_of_worker(ConnectionResetError(), [worker]) is None
@@ -196,8 +195,8 @@ WITHOUT_DISTRIBUTED = """
 import torch.distributed
 for name in [name for name in dir(torch.distributed) if not name.startswith("_") and name != "is_available"]:
     delattr(torch.distributed, name)
-from restore_diff.evaluation.sharing import sharing
-from restore_diff.training.distributed import ALONE
+from restore_diff.distributed import sharing
+from restore_diff.distributed import ALONE
 with sharing() as share, ALONE.together():
     ALONE.wait()
     print(share.num_ranks, ALONE.gather("x"), ALONE.agreed_signal(None))

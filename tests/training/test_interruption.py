@@ -12,9 +12,8 @@ import toy_run
 from toy_run import toy_config, train
 
 import restore_diff
-from restore_diff.training.checkpoint_folder import list_checkpoints
-from restore_diff.training.checkpoint_state import TENSORS
-from restore_diff.training.run_folder import RunFolder, RunFolderError
+from restore_diff.training.checkpoint import TENSORS, list_checkpoints
+from restore_diff.training.run import RunFolder, RunFolderError
 
 
 def start(folder: Path, num_steps: int, until: str, *extra: str) -> subprocess.Popen[str]:

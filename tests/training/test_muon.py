@@ -9,9 +9,8 @@ from test_resume import contents, crash, stopped_by
 from torch import nn
 from toy_run import toy_batches, toy_config, toy_optimisation, train
 
-from restore_diff.models.config import NetworkConfig
-from restore_diff.training.changes import ConfigChanged
-from restore_diff.training.muon import Muon, is_inner_matrix, orthogonalised
+from restore_diff.training.optimisation import Muon, is_inner_matrix, orthogonalised
+from restore_diff.training.run import ConfigChanged
 
 
 def stack_of_layers() -> nn.Sequential:

@@ -10,10 +10,9 @@ from torch import nn
 from torch.optim import AdamW
 from toy_run import Batch, toy_batches, toy_config, toy_optimisation
 
-from restore_diff.hints import KINDS
-from restore_diff.training.config import TrainingConfig
-from restore_diff.training.optimisation import Optimisation, learning_rate
-from restore_diff.training.optimizer_state import load_optimizer_tensors, optimizer_tensors
+from restore_diff.labels import KINDS
+from restore_diff.settings import TrainingConfig
+from restore_diff.training.optimisation import Optimisation, learning_rate, load_optimizer_tensors, optimizer_tensors
 
 
 def run(optimisation: Optimisation, config: TrainingConfig, num_steps: int, first: int = 0) -> Optimisation:

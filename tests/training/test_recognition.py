@@ -5,7 +5,7 @@ import torch
 from test_resume import contents, crash, stopped_by
 from toy_run import Batch, toy_batches, toy_config, toy_optimisation, train
 
-from restore_diff.hints import hints
+from restore_diff.labels import hints
 
 CONFIG = {"part": "recognition", "batch_size": 8, "max_gradient_norm": 1e9, "warmup_steps": 0}
 

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 from toy_run import Batch, rising_score, toy_batches, toy_config, toy_optimisation, train
 
-from restore_diff.training.changes import ConfigChanged
-from restore_diff.training.checkpoint_folder import NoIntactCheckpoint, list_checkpoints
-from restore_diff.training.checkpoint_state import TENSORS
-from restore_diff.training.config import TrainingConfig
-from restore_diff.training.interruption import Interruption
-from restore_diff.training.stops import TrainingInterrupted, TrainingStopped
+from restore_diff.distributed import TrainingInterrupted, TrainingStopped
+from restore_diff.settings import TrainingConfig
+from restore_diff.training.checkpoint import TENSORS, NoIntactCheckpoint, list_checkpoints
+from restore_diff.training.faults import Interruption
+from restore_diff.training.run import ConfigChanged
 
 
 def stopped_by(event, config: TrainingConfig, at_step: int):

@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 
-from restore_diff.training.run_folder import RunFolder, RunFolderError
+from restore_diff.training.run import RunFolder, RunFolderError
 
 
 def test_a_second_process_is_refused_with_the_first_ones_pid_and_let_in_after_it(tmp_path):

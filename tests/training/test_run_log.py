@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from restore_diff.training.run_log import RunLog
+from restore_diff.training.run import RunLog
 
 
 def test_lines_after_the_resumed_step_and_a_line_cut_off_by_a_kill_are_removed(tmp_path):

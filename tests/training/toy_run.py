@@ -11,19 +11,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from restore_diff.diffusion.config import DiffusionConfig, ScheduleConfig
-from restore_diff.diffusion.gaussian import GaussianDiffusion
+from restore_diff.diffusion.loss import GaussianDiffusion
 from restore_diff.diffusion.schedule import NoiseSchedule
-from restore_diff.models.config import NetworkConfig
+from restore_diff.distributed import ALONE, Processes, TrainingInterrupted
 from restore_diff.models.unet import UNet
 from restore_diff.randomness import generator
-from restore_diff.training.config import TrainingConfig
-from restore_diff.training.distributed import ALONE, Processes
-from restore_diff.training.interruption import Interruption
+from restore_diff.settings import DiffusionConfig, NetworkConfig, ScheduleConfig, TrainingConfig
+from restore_diff.training.faults import Interruption
 from restore_diff.training.optimisation import Optimisation
-from restore_diff.training.run_folder import RunFolder
-from restore_diff.training.run_log import RunLog, Silence
-from restore_diff.training.stops import TrainingInterrupted
+from restore_diff.training.run import RunFolder, RunLog, Silence
 from restore_diff.training.trainer import Trainer
 
 torch.set_num_threads(1)  # the same number of threads, the same bits

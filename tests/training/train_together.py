@@ -12,10 +12,9 @@ import torch
 from torch import distributed
 from toy_run import Batch, toy_batches, toy_config, toy_optimisation, train
 
-from restore_diff.training.config import TrainingConfig
-from restore_diff.training.distributed import OtherProcessFailed, Processes
-from restore_diff.training.interruption import Interruption
-from restore_diff.training.stops import TrainingInterrupted, TrainingStopped
+from restore_diff.distributed import OtherProcessFailed, Processes, TrainingInterrupted, TrainingStopped
+from restore_diff.settings import TrainingConfig
+from restore_diff.training.faults import Interruption
 
 STOPPED_AT, NUM_STEPS, BAD_STEP = 13, 30, 6
 

@@ -12,9 +12,8 @@ from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
 
-from restore_diff.data.weather.camera import add_sensor_noise, compress, take
-from restore_diff.data.weather.config import CameraConfig
-from restore_diff.data.weather.renderer import Rendering
+from restore_diff.settings import CameraConfig
+from restore_diff.weather.renderer import Rendering, add_sensor_noise, compress, take
 
 ALL = CameraConfig(shot_noise=(0.001, 0.02), read_noise=(0.001, 0.02), jpeg=0.7, jpeg_quality=(20, 95))
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from restore_diff.data.weather.depth import FRAME_PX, procedural_depth, smooth_fields, view
+from restore_diff.weather.haze import FRAME_PX, procedural_depth, smooth_fields, view
 
 
 def grey(num_images: int, height: int, width: int, value: float = 0.5) -> Tensor:

@@ -10,10 +10,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from restore_diff.data.weather.config import HazeConfig
-from restore_diff.data.weather.depth import procedural_depth
-from restore_diff.data.weather.haze import render_haze
-from restore_diff.data.weather.renderer import Rendering
+from restore_diff.settings import HazeConfig
+from restore_diff.weather.haze import procedural_depth, render_haze
+from restore_diff.weather.renderer import Rendering
 
 PLAIN = {"beta": 1.0, "airlight": 0.8, "tint": 0, "unevenness": 0}
 """Grey and even haze, the same for every seed."""

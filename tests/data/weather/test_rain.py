@@ -10,10 +10,9 @@ from pydantic import ValidationError
 from skimage.measure import label, regionprops
 from torch import Tensor
 
-from restore_diff.data.weather.config import RainConfig
-from restore_diff.data.weather.rain import render_rain
-from restore_diff.data.weather.renderer import Rendering
-from restore_diff.data.weather.ranges import range_names
+from restore_diff.settings import RainConfig, range_names
+from restore_diff.weather.rain import render_rain
+from restore_diff.weather.renderer import Rendering
 
 LENGTH_PX, WIDTH_PX, BRIGHTNESS = 40.0, 4.0, 0.5
 STILL = {
@@ -73,7 +72,7 @@ def test_a_picture_depends_on_its_own_seed_alone():
 
 def test_painting_in_parts_leaves_no_seam(monkeypatch):
     whole = light(rain(density=0.01), num_images=2, size=64)
-    monkeypatch.setattr("restore_diff.data.weather.rain.STREAKS_AT_ONCE", 7)
+    monkeypatch.setattr("restore_diff.weather.rain.STREAKS_AT_ONCE", 7)
     torch.testing.assert_close(light(rain(density=0.01), num_images=2, size=64), whole, atol=1e-6, rtol=0)
 
 

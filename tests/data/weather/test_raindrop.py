@@ -11,10 +11,9 @@ from skimage.measure import label, regionprops
 from torch import Tensor
 from torch.nn import functional as F
 
-from restore_diff.data.weather.config import RaindropConfig
-from restore_diff.data.weather.drop_shapes import Drops, Window, pour
-from restore_diff.data.weather.raindrop import render_raindrops
-from restore_diff.data.weather.renderer import Rendering
+from restore_diff.settings import RaindropConfig
+from restore_diff.weather.raindrop import Drops, Window, pour, render_raindrops
+from restore_diff.weather.renderer import Rendering
 
 RADIUS_PX, NO_BLUR = 10.0, 0.01
 STILL = {
@@ -96,8 +95,8 @@ def test_a_picture_depends_on_its_own_seed_alone():
 def test_rendering_in_parts_leaves_no_seam(monkeypatch):
     clean = photographs(2, 70, 90)
     whole = render_raindrops(clean, RaindropConfig(), [0, 1])
-    monkeypatch.setattr("restore_diff.data.weather.raindrop.WINDOW_PX", 32)
-    monkeypatch.setattr("restore_diff.data.weather.drop_shapes.DROPS_AT_ONCE", 3)
+    monkeypatch.setattr("restore_diff.weather.raindrop.WINDOW_PX", 32)
+    monkeypatch.setattr("restore_diff.weather.raindrop.DROPS_AT_ONCE", 3)
     torch.testing.assert_close(render_raindrops(clean, RaindropConfig(), [0, 1]), whole, atol=1e-5, rtol=0)
 
 

@@ -10,16 +10,17 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from restore_diff import build
-from restore_diff.data.config import DataConfig
 from restore_diff.data.names import PairPath
-from restore_diff.data.weather.camera import take
-from restore_diff.data.weather.config import CameraConfig, HazeConfig, Mixture, RainConfig, Weather
-from restore_diff.data.weather.haze import render_haze
-from restore_diff.data.weather.rain import render_rain
-from restore_diff.data.weather.renderer import Rendering, WeatherRenderer
-from restore_diff.data.weather.snow import render_snow
+from restore_diff.settings import CameraConfig, DataConfig, HazeConfig, Mixture, RainConfig, Weather
+from restore_diff.weather.haze import render_haze
+from restore_diff.weather.rain import render_rain
+from restore_diff.weather.renderer import Rendering, WeatherRenderer, take
+from restore_diff.weather.snow import render_snow
 
-LAYERS = {"rain": Rendering(render_rain, RainConfig(density=(0.02, 0.03))), "haze": Rendering(render_haze, HazeConfig())}
+LAYERS = {
+    "rain": Rendering(render_rain, RainConfig(density=(0.02, 0.03))),
+    "haze": Rendering(render_haze, HazeConfig()),
+}
 NOISY = CameraConfig(shot_noise=(0.002, 0.01), read_noise=(0.001, 0.01), jpeg=0.5)
 OFF = Rendering(take, CameraConfig())
 

@@ -13,13 +13,11 @@ from skimage.measure import label, regionprops
 from torch import Tensor
 
 from restore_diff import build
-from restore_diff.data.config import DataConfig
 from restore_diff.data.images import write_image
-from restore_diff.data.listing import DataError
-from restore_diff.data.weather.config import SnowConfig
-from restore_diff.data.weather.ranges import range_names
-from restore_diff.data.weather.renderer import Rendering
-from restore_diff.data.weather.snow import render_snow
+from restore_diff.data.names import DataError
+from restore_diff.settings import DataConfig, SnowConfig, range_names
+from restore_diff.weather.renderer import Rendering
+from restore_diff.weather.snow import render_snow
 
 MEAN_THICKNESS = 0.7
 """Mean opacity of flakes over that of the densest."""
@@ -103,13 +101,13 @@ def test_a_picture_depends_on_its_own_seed_alone():
 
 def test_painting_in_parts_leaves_no_seam(monkeypatch):
     whole = opacity(snow(cover=0.3), num_images=2, size=64)
-    monkeypatch.setattr("restore_diff.data.weather.snow.CRYSTALS_AT_ONCE", 7)
+    monkeypatch.setattr("restore_diff.weather.snow.CRYSTALS_AT_ONCE", 7)
     torch.testing.assert_close(opacity(snow(cover=0.3), num_images=2, size=64), whole, atol=1e-6, rtol=0)
 
 
 def test_flakes_drawn_in_parts_are_as_many(monkeypatch):
     whole = opacity(snow(cover=0.3, size_px=2), num_images=2).mean()
-    monkeypatch.setattr("restore_diff.data.weather.snow.FLAKES_AT_ONCE", 1000)
+    monkeypatch.setattr("restore_diff.weather.snow.FLAKES_AT_ONCE", 1000)
     assert opacity(snow(cover=0.3, size_px=2), num_images=2).mean() == pytest.approx(float(whole), rel=0.03)
 
 
@@ -203,7 +201,7 @@ def test_small_flakes_are_round_and_wide_ones_have_shapes():
 
 def test_most_flakes_are_far_and_small(monkeypatch):
     """z^3 is uniform from 1 to depth^3, so that half of the flakes are farther than ((1 + depth^3) / 2)^(1/3)."""
-    monkeypatch.setattr("restore_diff.data.weather.snow.SHAPED_PX", 1000)
+    monkeypatch.setattr("restore_diff.weather.snow.SHAPED_PX", 1000)
     flakes = whole_flakes(opacity(snow(size_px=24, depth=3, cover=0.02), num_images=24))
     widths = [float(r.bbox[3] - r.bbox[1]) for r in flakes]
     assert median(widths) == pytest.approx(24 / 14 ** (1 / 3) + 1, abs=1)  # 1: the blur of the lens
@@ -218,7 +216,7 @@ def test_the_far_end_is_in_focus_and_near_flakes_are_wide_and_translucent():
 
 
 def test_diameters_spread_as_asked_for(monkeypatch):
-    monkeypatch.setattr("restore_diff.data.weather.snow.SHAPED_PX", 1000)
+    monkeypatch.setattr("restore_diff.weather.snow.SHAPED_PX", 1000)
     flakes = whole_flakes(opacity(snow(size_px=16, size_spread=0.3, cover=0.01), num_images=24))
     widths = torch.tensor([float(r.bbox[3] - r.bbox[1] - 1) for r in flakes])
     assert widths.log().std() == pytest.approx(0.3 * 0.88, rel=0.2)

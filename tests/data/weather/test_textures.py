@@ -9,14 +9,13 @@ from PIL import Image
 from torch import Tensor
 
 from restore_diff import build
-from restore_diff.data.config import DataConfig
 from restore_diff.data.images import ImageError
-from restore_diff.data.listing import DataError
-from restore_diff.data.weather.config import RainConfig
-from restore_diff.data.weather.rain import render_rain
-from restore_diff.data.weather.renderer import Rendering
-from restore_diff.data.weather.textures import SEAM, TextureFolder, _read
+from restore_diff.data.names import DataError
 from restore_diff.randomness import generator
+from restore_diff.settings import DataConfig, RainConfig
+from restore_diff.weather.rain import render_rain
+from restore_diff.weather.renderer import Rendering
+from restore_diff.weather.textures import SEAM, TextureFolder, _read
 
 
 @pytest.fixture

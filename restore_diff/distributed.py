@@ -1,0 +1,259 @@
+"""Several processes: ranks, sharing of work, gathering, failures of other processes."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import groupby, zip_longest
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+# The two ways in which training stops before its end.
+
+
+class TrainingStopped(RuntimeError):
+    """Training cannot go on; the checkpoints are as they were. `step` is the step that failed."""
+
+    exit_code = 4
+
+    def __init__(self, step: int, reason: str):
+        super().__init__(reason)
+        self.step, self.reason = step, reason
+
+
+class TrainingInterrupted(RuntimeError):
+    """Somebody asked training to stop, and it is saved: the same command goes on after `step`."""
+
+    def __init__(self, step: int, number: signal.Signals):
+        super().__init__(f"stopped by {number.name}, " + (f"saved step {step}" if step else "before the first step"))
+        self.step, self.exit_code = step, 128 + number
+
+
+# Several processes that train one model, started by torchrun: what they sum, agree on and tell each other.
+
+PATIENCE = timedelta(minutes=30)
+"""How long a process waits within a step for another that neither comes nor ends: one whose disk hangs, say."""
+
+FAILURE = "restore_diff/failure"
+
+
+class OtherProcessFailed(RuntimeError):
+    """Another process failed or is gone, so this one cannot go on either."""
+
+    exit_code = 4
+
+
+class Processes:
+    """This process, `rank`, among `num` that take their parts of each batch; by default the only one.
+
+    The default process group must exist. It carries words, and may take days over one: a validation, a save. Gradients
+    have a group of their own, NCCL on GPUs, in which nobody waits longer than PATIENCE.
+    """
+
+    def __init__(self, rank: int = 0, num: int = 1, device: torch.device | None = None):
+        self.rank, self.num = rank, num
+        if num == 1:
+            return
+        from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+        self._store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+        if self.is_first:
+            self._store.delete_key(FAILURE)  # of the processes that these were restarted for
+        backend = "nccl" if device is not None and device.type == "cuda" else "gloo"
+        self._gradients: Any = distributed.new_group(backend=backend, timeout=PATIENCE)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that prints and writes."""
+        return self.rank == 0
+
+    def sharing_gradients(self, network: nn.Module) -> nn.Module:
+        """The network, started from the first process's weights; its gradients become sums over the processes."""
+        if self.num == 1:
+            return network
+        # No static_graph: in torch 2.15 its first backward under no_sync ends in an internal error.
+        parallel = DistributedDataParallel(network, process_group=self._gradients, gradient_as_bucket_view=True)
+        parallel.register_comm_hook(self._gradients, _sum)  # by itself it would divide by the number of processes
+        return parallel
+
+    def keeping_gradients(self, network: nn.Module) -> AbstractContextManager[object]:
+        """Inside, gradients stay this process's own: they are summed with those of the next backward outside."""
+        return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
+
+    def all_losses(self, mine: Tensor) -> Tensor:
+        """The scalars of all processes, (num,), on each of them. A GPU is not waited for."""
+        losses = mine.new_zeros(self.num)
+        losses[self.rank] = mine
+        if self.num > 1:
+            distributed.all_reduce(losses, group=self._gradients)
+        return losses
+
+    def agreed_signal(self, mine: signal.Signals | None) -> signal.Signals | None:
+        """A signal that any process got, so that all stop after the same step.
+
+        A few bytes between the CPUs, about 0.1 ms on one machine: a GPU goes on computing meanwhile.
+        """
+        if self.num == 1:
+            return mine
+        number = torch.tensor(0 if mine is None else int(mine))
+        distributed.all_reduce(number, distributed.ReduceOp.MAX)
+        return signal.Signals(int(number)) if number else None
+
+    def gather(self, mine: Any) -> list[Any]:
+        """The small values of all processes by rank, on each of them."""
+        if self.num == 1:
+            return [mine]
+        values: list[Any] = [None] * self.num
+        distributed.all_gather_object(values, mine)
+        return values
+
+    def wait(self) -> None:
+        """Until all are here."""
+        self.gather(None)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What one process raises inside ends all: the others raise OtherProcessFailed with its message.
+
+        They notice when they next want something of it, because a process that ends closes its connections.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self.num == 1:
+                raise
+            if isinstance(error, OtherProcessFailed) or _is_lost_connection(error):
+                raise OtherProcessFailed(self._failure() or _last_words(error)) from error
+            if not isinstance(error, TrainingInterrupted):  # which all agreed on
+                self._tell(error)
+            raise
+
+    def _tell(self, error: Exception) -> None:
+        text = str(error).partition("\n")[0]
+        # Set where it is absent: what failed first is the cause of the rest.
+        self._store.compare_set(FAILURE, "", f"rank {self.rank}: {type(error).__name__}: {text}")
+
+    def _failure(self) -> str | None:
+        try:
+            return self._store.get(FAILURE).decode() if self._store.check([FAILURE]) else None
+        except distributed.DistError:  # the store has ended with the process that kept it
+            return None
+
+
+ALONE = Processes()
+
+
+def _sum(group, bucket) -> torch.futures.Future[Tensor]:
+    """A communication hook of DDP: (ProcessGroup, GradBucket), which a torch without distributed does not have."""
+    work = distributed.all_reduce(bucket.buffer(), group=group, async_op=True)
+    assert work is not None
+    return work.get_future().then(lambda done: done.value()[0])
+
+
+def _is_lost_connection(error: Exception) -> bool:
+    return isinstance(error, distributed.DistError) or (type(error) is RuntimeError and "gloo" in str(error))
+
+
+def _last_words(error: Exception) -> str:
+    if isinstance(error, OtherProcessFailed):
+        return str(error)
+    return "another process ended without a word (killed?), or the network between them did"
+
+
+# A test set shared out among the processes that torchrun started: each scores some images, every one gets all rows.
+
+PATIENCE_FOR_ROWS = timedelta(days=7)
+"""How long a process waits for the others' rows. One that ends is noticed at once."""
+
+
+class OtherRankFailed(RuntimeError):
+    """Another process could not score its share, so there is no result."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The images at every `num_ranks`-th position from `rank` on; by default, all of them."""
+
+    rank: int = 0
+    num_ranks: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes and prints."""
+        return self.rank == 0
+
+    def positions(self, num_images: int) -> range:
+        """Of this share in a test set."""
+        return range(self.rank, num_images, self.num_ranks)
+
+    def all_rows(self, score: Callable[[], list[Any]]) -> list[Any]:
+        """The rows of all shares in the order of the test set, on every rank; `score` gives those of this share.
+
+        What `score` raises is raised here once the others know of it: they raise OtherRankFailed.
+        """
+        if self.num_ranks == 1:
+            return score()
+        try:
+            rows, failure = score(), None
+        except Exception as error:
+            rows, failure = [], error
+        shares = self._exchange((rows, None if failure is None else f"{type(failure).__name__}: {failure}"))
+        if failure is not None:
+            raise failure
+        if failed := [f"rank {rank}: {reason}" for rank, (_, reason) in enumerate(shares) if reason]:
+            raise OtherRankFailed("; ".join(failed))
+        return in_order([rows for rows, _ in shares])
+
+    def _exchange(self, mine: tuple[list[Any], str | None]) -> list[tuple[list[Any], str | None]]:
+        shares: list[Any] = [None] * self.num_ranks
+        try:
+            distributed.all_gather_object(shares, mine)
+        except RuntimeError as error:
+            raise OtherRankFailed("another process ended before its images were scored") from error
+        return shares
+
+
+WHOLE = Share()
+"""Everything, in one process."""
+
+
+@contextmanager
+def sharing() -> Iterator[Share]:
+    """The share of this process, inside the block: its rank's where torchrun started several, else the whole."""
+    num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if num_ranks == 1:
+        yield WHOLE
+        return
+    if torch.cuda.is_available():  # what is asked to be on "cuda" goes to this process's own GPU
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    _join()
+    try:
+        yield Share(distributed.get_rank(), num_ranks)
+    finally:
+        distributed.destroy_process_group()
+
+
+def _join() -> None:
+    """Form the default process group.
+
+    On one machine, torchrun restarts processes with the store of those before them, whose addresses in it lead nowhere:
+    each start then needs names of its own. On several machines the restarts are counted by each for itself.
+    """
+    from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImportUsage]
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, num_ranks = next(rendezvous("env://"))
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+        store = PrefixStore(f"start_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=num_ranks, timeout=PATIENCE_FOR_ROWS)
+
+
+def in_order(shares: Sequence[list[Any]]) -> list[Any]:
+    """The rows of a test set from those of each rank: image i is the next one of rank i % number of ranks."""
+    images = ([list(rows) for _, rows in groupby(share, key=lambda row: row.name)] for share in shares)
+    return [row for turn in zip_longest(*images, fillvalue=()) for rows in turn for row in rows]

@@ -1,0 +1,356 @@
+"""The run folder: config, log, status, and whether a changed config may resume."""
+
+import fcntl
+import io
+import itertools
+import json
+import math
+import os
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, TextIO
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from restore_diff.environment import environment
+from restore_diff.files import printable, remove_abandoned, replace_atomically
+
+# May this config go on from that checkpoint?
+
+HARMLESS = (
+    "name",
+    "data.root",
+    "data.num_workers",
+    "data.cache_mib",
+    "data.on_bad",
+    "training.num_steps",
+    "training.compile",
+    "training.num_micro_batches",
+    "training.log_every_steps",
+    "training.validate_every_steps",
+    "training.save_every_steps",
+    "training.num_checkpoints_kept",
+    "sampler",
+    "tiling",
+    "evaluation",
+)
+"""Keys, or whole sections, that change speed, length or reports, but not what a training step does beyond rounding.
+
+`training.num_steps` stretches a cosine rate, which then follows the new length from the resumed step on: allowed,
+because to train longer is what people ask for, and said aloud.
+"""
+
+
+class ConfigChanged(ValueError):
+    """The config would make another experiment of a run that has begun."""
+
+
+def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Dotted keys whose values differ, e.g. `model.base_channels`, also those that only one of the two has."""
+    before, after = _flat(json.loads(json.dumps(old))), _flat(json.loads(json.dumps(new)))
+    absent = object()
+    return sorted(key for key in before | after if before.get(key, absent) != after.get(key, absent))
+
+
+def refused_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The changed keys that are not harmless."""
+    return [key for key in changed_keys(old, new) if not any(key == h or key.startswith(f"{h}.") for h in HARMLESS)]
+
+
+def describe_changes(keys: list[str], old: dict[str, Any], new: dict[str, Any]) -> str:
+    """`model.base_channels 64 -> 96, seed 0 -> 1`; of many keys the first ten."""
+    before, after = _flat(old), _flat(new)
+    told = [f"{key} {_shown(before.get(key, 'absent'))} -> {_shown(after.get(key, 'absent'))}" for key in keys[:10]]
+    return ", ".join(told) + (f" and {len(keys) - 10} more" if len(keys) > 10 else "")
+
+
+def require_same_experiment(old: dict[str, Any], new: dict[str, Any], defaults: dict[str, Any]) -> str:
+    """Raise ConfigChanged where `new` may not continue `old`; otherwise describe the harmless changes, "" for none.
+
+    A key that `old` lacks, because its program did not know it yet, has the value of `defaults`: what it did then.
+    """
+    old = _filled(old, defaults)
+    refused = refused_keys(old, new)
+    if refused:
+        changes = describe_changes(refused, old, new)
+        raise ConfigChanged(f"this run was started with another config: {changes}. Start anew with --fresh")
+    changed = changed_keys(old, new)
+    text = describe_changes(changed, old, new)
+    if "training.num_steps" in changed and new.get("training", {}).get("learning_rate_decay") == "cosine":
+        text += "; the cosine rate follows the new length from here on"
+    return text
+
+
+def _filled(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Down to the keys of sections; a key that is there keeps its value, empty or not."""
+    filled = defaults | values
+    for key, default in defaults.items():
+        if isinstance(default, dict) and default and isinstance(filled[key], dict):
+            filled[key] = _filled(filled[key], default)
+    return filled
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat
+
+
+# The folder of one run: held by one process at a time, with all that the run depended on.
+
+LOCK = ".lock"
+RunState = Literal["running", "finished", "preempted", "failed"]
+
+
+class RunFolderError(ValueError):
+    """The folder cannot be used."""
+
+
+class RunFolder:
+    """runs/NAME/, locked within `with` by this process; the lock dies with the process, however it ends.
+
+    config.yaml  command.txt  environment.json  data.json  status.json  log.txt  metrics.jsonl  tb/  samples/
+    checkpoints/
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+
+    def __enter__(self) -> Self:
+        with self._writing():
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / LOCK).open("a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.seek(0)
+            holder = self._lock.read(200).strip() or "another process"
+            self._lock.close()
+            raise RunFolderError(f"{self.path} is in use by {holder}") from error
+        # A worker process that outlives a killed trainer must not go on holding the lock.
+        os.register_at_fork(after_in_child=self._lock.close)
+        with self._writing():
+            self._lock.truncate(0)
+            self._lock.write(f"pid {os.getpid()} on {socket.gethostname()}")
+            self._lock.flush()
+            remove_abandoned([self.path, self.checkpoints, self.path / "samples"])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+    def set_aside(self) -> Path | None:
+        """Move an earlier run's files to previous-001/, so that a new one can begin. None where there were none."""
+        old = [entry for entry in self.path.iterdir() if entry.name != LOCK and not entry.name.startswith("previous-")]
+        if not any(entry.is_file() or any(entry.iterdir()) for entry in old):
+            return None
+        taken = {entry.name for entry in self.path.glob("previous-*")}
+        name = next(name for number in itertools.count(1) if (name := f"previous-{number:03d}") not in taken)
+        previous = self.path / name
+        previous.mkdir()
+        for entry in old:
+            entry.rename(previous / entry.name)
+        self.checkpoints.mkdir()
+        return previous
+
+    def record_start(self, config_text: str, command: Sequence[str], device: torch.device) -> None:
+        """Keep the resolved config, the command (one line per start) and the environment. Raises RunFolderError."""
+        with self._writing():
+            replace_atomically(self.path / "config.yaml", config_text.encode())
+            with (self.path / "command.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(f"{shlex.join(command)}\n")
+            self.write_json("environment.json", environment() | {"device": str(device)})
+
+    def write_status(self, state: RunState, step: int, reason: str = "") -> None:
+        """Tell watchers how the run stands: `step` optimizer steps are done."""
+        self.write_json("status.json", {"state": state, "step": step, "reason": reason})
+
+    def write_json(self, name: str, values: dict[str, object]) -> None:
+        """Write a file of the run folder, whole or not at all."""
+        replace_atomically(self.path / name, json.dumps(values, indent=1, allow_nan=False).encode())
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunFolderError(f"cannot write the run folder {self.path}: {error.strerror}") from error
+
+
+# What a run tells: the console, log.txt, metrics.jsonl, TensorBoard, samples.
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+
+class Silence:
+    """The log of a process that is not the first: it takes every line, and says nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_, **__: None
+
+
+class RunLog:
+    """Writes under the run folder and to the console: a progress bar on a terminal, else one line per log interval.
+
+    metrics.jsonl holds no clock time, so that a resumed run writes the same lines as an uninterrupted one. Close it, or
+    use it in `with`.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._text: TextIO | None = (folder / "log.txt").open("a", encoding="utf-8")
+        self._board: SummaryWriter | None = None
+        self._bar: tqdm | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+        if self._text is not None:
+            self._text.close()
+
+    def line(self, text: str) -> None:
+        """One line on the console and in log.txt, with control characters escaped."""
+        tqdm.write(printable(text))
+        sys.stdout.flush()
+        self.note(text)
+
+    def note(self, text: str) -> None:
+        """One line in log.txt alone. A disk that does not take it costs one warning."""
+        if self._text is None:
+            return
+        try:
+            self._text.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {printable(text)}\n")
+            self._text.flush()
+        except OSError as error:
+            self._text = None
+            self.line(f"warning: no more lines in log.txt ({error.strerror})")
+
+    def begin(self, step: int, num_steps: int, batch_size: int) -> None:
+        """Go on after `step` steps: what an earlier process wrote of later steps is cut away."""
+        self._num_steps, self._batch_size = num_steps, batch_size
+        metrics = self._folder / "metrics.jsonl"
+        replace_atomically(metrics, _lines_up_to(metrics, step))
+        self._metrics = metrics.open("a", encoding="utf-8")
+        self._on_board(lambda: self._open_board(step))
+        self._bar = tqdm(total=num_steps, initial=step, disable=None, unit="step", dynamic_ncols=True)
+        self._begin_step, self._begin_time = step, time.monotonic()
+        self.restart_clock(step)
+
+    def restart_clock(self, step: int) -> None:
+        """Leave the time since the last call out of the next figure of speed, e.g. that of a validation."""
+        self._clock_step, self._clock_time = step, time.monotonic()
+
+    def step_done(self) -> None:
+        assert self._bar is not None
+        self._bar.update()
+
+    def training(self, step: int, loss: float, learning_rate: float, gradient_norm: float) -> None:
+        """Means over the steps since the last call."""
+        assert self._bar is not None
+        values = {"loss": loss, "learning_rate": learning_rate, "gradient_norm": gradient_norm}
+        self._record(step, values)
+        rate = (step - self._clock_step) / max(time.monotonic() - self._clock_time, 1e-9)
+        images_per_second = rate * self._batch_size
+        self._scalars(
+            step, {f"training/{k}": v for k, v in values.items()} | {"training/images_per_s": images_per_second}
+        )
+
+        self._bar.set_postfix_str(f"loss {loss:.4f}, lr {learning_rate:.1e}, {images_per_second:.1f} images/s")
+        means = f"step {step}/{self._num_steps}  loss {loss:.4f}  lr {learning_rate:.1e}"
+        line = f"{means}  {rate:.1f} it/s  eta {self._eta(step)}"
+        if self._bar.disable:
+            self.line(line)
+        else:
+            self.note(line)
+
+    def validation(self, step: int, scores: dict[str, float]) -> None:
+        """Scores of the averaged weights after `step` steps."""
+        values = {f"validation/{name}": score for name, score in scores.items()}
+        self._record(step, values)
+        self._scalars(step, values)
+        self.line(f"validation {step}: {'  '.join(f'{name} {score:.4g}' for name, score in scores.items())}")
+
+    def image(self, step: int, image: Tensor) -> None:
+        """Keep a picture, (3, height, width) in [0, 1], as samples/step_000400.png and in TensorBoard."""
+        pixels = image.detach().float().cpu().clamp(0, 1).mul(255).round().byte()
+        encoded = io.BytesIO()
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(encoded, "png")
+        path = self._folder / "samples" / f"step_{step:06d}.png"
+        path.parent.mkdir(exist_ok=True)
+        replace_atomically(path, encoded.getvalue())
+        self._on_board(lambda: self._board and self._board.add_image("samples", pixels, step))
+
+    def flush(self) -> None:
+        """Wait until the disk has the metrics: a checkpoint must not outlive the lines before it."""
+        self._metrics.flush()
+        os.fsync(self._metrics.fileno())
+        self._on_board(lambda: self._board and self._board.flush())
+
+    def end(self) -> None:
+        """No more steps; `line` still works."""
+        if self._bar is not None:
+            self._bar.close()
+            self._metrics.close()
+            self._on_board(lambda: self._board and self._board.close())
+        self._bar = self._board = None
+
+    def _record(self, step: int, values: dict[str, float]) -> None:
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._metrics.write(json.dumps({"step": step} | finite) + "\n")
+        self._metrics.flush()
+
+    def _scalars(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._on_board(lambda name=name, value=value: self._board and self._board.add_scalar(name, value, step))
+
+    def _open_board(self, step: int) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        self._board = SummaryWriter(str(self._folder / "tb"), purge_step=step + 1)
+
+    def _on_board(self, action: Callable[[], object]) -> None:
+        """TensorBoard is a convenience: whatever happens to it, training goes on, after one warning."""
+        try:
+            action()
+        except Exception as error:
+            self._board = None
+            self.line(f"warning: TensorBoard is off from here on ({type(error).__name__}: {error})")
+
+    def _eta(self, step: int) -> str:
+        """All that went on since the start counted in, also validation and saving."""
+        per_step = (time.monotonic() - self._begin_time) / max(step - self._begin_step, 1)
+        minutes, seconds = divmod(round(per_step * (self._num_steps - step)), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes:02d}:{seconds:02d}"
+
+
+def _lines_up_to(metrics: Path, step: int) -> bytes:
+    """The whole lines of steps not after `step`; a line that a kill cut off is no line."""
+    if not metrics.exists():
+        return b""
+    return b"".join(line for line in metrics.read_bytes().splitlines(keepends=True) if _step_of(line) <= step)
+
+
+def _step_of(line: bytes) -> float:
+    try:
+        return int(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf

@@ -1,0 +1,316 @@
+"""Water that sticks to glass: where each drop sits, its outline, and how its surface tilts.
+
+A drop is a disc whose radius swings with the angle by a few harmonics, stretched downwards by its weight; drops that
+touch flow into one another, as metaballs do (Blinn, "A generalization of algebraic surface drawing", ACM TOG 1982). A
+running drop leaves a trail of small ones above it."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from kornia.filters import gaussian_blur2d
+from torch import Tensor
+from torch.nn import functional as F
+
+from restore_diff.settings import RaindropConfig
+from restore_diff.tensors import Images
+from restore_diff.weather.scene import draw_scenes, require_a_seed_each
+
+MAX_DEVIATION = 2.0
+"""Standard deviations at which the spread of sizes is cut off, so that the largest drop is known."""
+
+BUMPS = torch.tensor([0.3, 0.2, 0.12])
+"""Greatest share of the radius by which the outline of the most irregular drop swings 2, 3 and 4 times around."""
+
+PULL = 1.35
+"""Radii up to which a drop draws others towards it."""
+
+OUTLINE = (1 - 1 / PULL**2) ** 2
+"""Value of a single drop's field at its outline."""
+
+TRAIL = torch.linspace(0.55, 0.3, 6)
+"""Radii of the drops of a trail, from its running drop upwards, over that of the running drop."""
+
+TRAIL_STRETCH = 2.0
+"""Height over width of the drops of a trail."""
+
+TRAIL_GAPS = (0.7, 1.2)
+"""Least and greatest distance of the drops of a trail, over their height: below 1 they flow together."""
+
+TRAIL_START = 0.5
+"""Radii of the running drop between its middle and its trail."""
+
+TRAIL_SWAY = 0.3
+"""Radii of the running drop by which its trail may sway from one of its drops to the next, from left to right."""
+
+DROPS_AT_ONCE = 512
+"""Drops painted together; bounds the memory that a large photograph needs."""
+
+
+class Drops(NamedTuple):
+    """One row per drop. Positions and radii in pixels, phases in radians."""
+
+    x: Tensor
+    y: Tensor
+    radius: Tensor  # that of a disc of the same area
+    stretch: Tensor  # height over width
+    bumps: Tensor  # (drops, 3), shares of the radius
+    phases: Tensor  # (drops, 3)
+
+
+class Window(NamedTuple):
+    """A part of a picture, in pixels; it may reach beyond the border."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def draw_drops(scene: dict[str, Tensor], height: int, width: int, random: torch.Generator) -> Drops:
+    """Draw drops of a scene's settings, evenly over a picture and as far around it as they and their blur reach."""
+    largest = scene["radius_px"] * torch.exp(MAX_DEVIATION * scene["size_spread"])
+    reach = PULL * (1 + scene["irregularity"] * BUMPS.sum()) * scene["elongation"].sqrt()
+    trail = TRAIL_START + 2 * TRAIL.sum() * math.sqrt(TRAIL_STRETCH) * TRAIL_GAPS[1]
+    margin = scene["blur_px"] + largest * (reach + trail * (scene["running"] > 0))
+    sides = torch.tensor([width, height]) + 2 * margin
+    middles = _scatter(_density(scene), sides, random) - margin
+    num_drops = len(middles)
+    deviations = torch.randn(num_drops, generator=random).clamp(-MAX_DEVIATION, MAX_DEVIATION)
+    chances = torch.rand(num_drops, 2, generator=random)
+    drops = Drops(
+        *middles.unbind(1),
+        radius=scene["radius_px"] * torch.exp(scene["size_spread"] * deviations),
+        stretch=scene["elongation"] ** chances[:, 0],
+        bumps=scene["irregularity"] * BUMPS * torch.rand(num_drops, len(BUMPS), generator=random),
+        phases=2 * math.pi * torch.rand(num_drops, len(BUMPS), generator=random),
+    )
+    running = Drops(*(values[chances[:, 1] < scene["running"]] for values in drops))
+    return Drops(*(torch.cat(parts) for parts in zip(drops, _trail(running, random), strict=True)))
+
+
+def _scatter(density: Tensor, sides: Tensor, random: torch.Generator) -> Tensor:
+    """Places (x, y) of drops, one in each square of a grid that lies anywhere; were all free, more would meet."""
+    spacing = density.clamp(min=1e-9).rsqrt()
+    columns, rows = (torch.arange(int(side / spacing) + 2) for side in sides)
+    squares = torch.cartesian_prod(columns, rows) - torch.rand(2, generator=random)
+    places = (squares + torch.rand(squares.shape, generator=random)) * spacing
+    return places[(places < sides).all(1) & (places >= 0).all(1) & (density > 0)]
+
+
+def _density(scene: dict[str, Tensor]) -> Tensor:
+    """Drops per pixel.
+
+    Drops of mean area a that never meet cover density * a of the glass, drops at free places 1 - exp(-density * a).
+    Those of `_scatter` meet about half as often as at free places: the mean of both densities is within some 5 %.
+    """
+    quantiles = math.sqrt(2) * torch.erfinv(torch.linspace(-0.99, 0.99, 100))
+    squares = torch.exp(2 * scene["size_spread"] * quantiles.clamp(-MAX_DEVIATION, MAX_DEVIATION)).mean()
+    area = math.pi * scene["radius_px"].square() * squares * (1 + scene["running"] * TRAIL.square().sum())
+    return (scene["covered"] - torch.log1p(-scene["covered"])) / 2 / area
+
+
+def _trail(running: Drops, random: torch.Generator) -> Drops:
+    """The drops that running ones left above them; along one trail they flow together, along another they do not."""
+    size = (len(running.x), len(TRAIL))
+    sway = torch.rand(size, generator=random) - 0.5
+    gaps = torch.empty(size[0], 1).uniform_(*TRAIL_GAPS, generator=random)
+    heights = running.radius[:, None] * TRAIL * math.sqrt(TRAIL_STRETCH)
+    above = TRAIL_START * running.radius[:, None] + gaps * (2 * heights).cumsum(1) - heights
+    return Drops(
+        x=(running.x[:, None] + TRAIL_SWAY * running.radius[:, None] * sway.cumsum(1)).flatten(),
+        y=(running.y[:, None] - above).flatten(),
+        radius=(running.radius[:, None] * TRAIL).flatten(),
+        stretch=torch.full_like(heights, TRAIL_STRETCH).flatten(),
+        bumps=running.bumps.repeat_interleave(len(TRAIL), 0),
+        phases=2 * math.pi * torch.rand(heights.numel(), len(BUMPS), generator=random),
+    )
+
+
+class Water(NamedTuple):
+    """Drops as they lie in a window."""
+
+    covers: Tensor  # (images, 1, height, width): share of a pixel that is under water
+    rim: Tensor  # likewise: distance from the middle of a drop, 1 at its outline
+    place: Tensor  # (images, 2, height, width): right and down from the middle, 1 at the outline
+
+
+def pour(drops: Drops, owner: Tensor, num_images: int, window: Window) -> Water:
+    """Where the drops lie, of which drop k belongs to image owner[k]."""
+    corner, sides = _boxes(drops, window)
+    seen = (sides > 0).all(1)
+    rows = (values[seen].split(DROPS_AT_ONCE) for values in (owner, corner, sides, *drops))
+    fields = torch.zeros(num_images * window.height * window.width, 4, device=owner.device)
+    for image, box_corner, box_sides, *part in zip(*rows, strict=True):
+        drop, row, column = _pixels(box_corner, box_sides)
+        pixel = (image[drop] * window.height + row) * window.width + column
+        fields.index_add_(0, pixel, _pull(Drops(*part), drop, row + window.top, column + window.left))
+    pull, volume, *moment = fields.view(num_images, window.height, window.width, 4).unbind(-1)
+    return _surface(pull[:, None], volume[:, None], torch.stack(moment, 1))
+
+
+def _surface(pull: Tensor, volume: Tensor, moment: Tensor) -> Water:
+    radius = (volume / pull.clamp(min=1e-6)).pow(1 / 3)
+    # The field of a single drop falls by almost exactly 1 / radius per pixel at its outline.
+    covers = ((pull - OUTLINE) * radius + 0.5).clamp(0, 1) * (pull > 0)
+    rim = PULL * (1 - pull.clamp(0, 1).sqrt()).sqrt()
+    return Water(covers, rim.clamp(max=1), moment / volume.clamp(min=1e-6))
+
+
+def _boxes(drops: Drops, window: Window) -> tuple[Tensor, Tensor]:
+    """Upper left corner and sides, (drops, 2) each, of what every drop may change in a window; no side below 0."""
+    reach = PULL * drops.radius * (1 + drops.bumps.sum(1))
+    half = torch.stack([reach * drops.stretch.sqrt(), reach / drops.stretch.sqrt()], 1)
+    middle = torch.stack([drops.y - window.top, drops.x - window.left], 1)
+    size = torch.tensor([window.height, window.width], device=half.device)
+    corner = torch.minimum((middle - half).ceil().clamp(min=0), size)
+    end = torch.minimum((middle + half).floor() + 1, size)
+    return corner.long(), (end - corner).clamp(min=0).long()
+
+
+def _pixels(corner: Tensor, sides: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """List the pixels of all boxes, one box after another: (index of the box, row, column)."""
+    count = sides.prod(1)
+    box = torch.repeat_interleave(count)
+    place = torch.arange(len(box), device=count.device) - (count.cumsum(0) - count)[box]
+    row, column = place // sides[box, 1], place % sides[box, 1]
+    return box, corner[box, 0] + row, corner[box, 1] + column
+
+
+def _pull(drops: Drops, drop: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """A drop's field at a pixel, its weight where drops meet, and that times the place in it, right, down: (pixels, 4).
+
+    The weight grows as the drop's volume, so that a large drop swallows small ones.
+    """
+    radius, stretch = drops.radius[drop], drops.stretch[drop].sqrt()
+    right = (column - drops.x[drop]) / radius * stretch
+    down = (row - drops.y[drop]) / radius / stretch
+    angle = torch.atan2(down, right)
+    edge = torch.ones_like(angle)
+    for k in range(len(BUMPS)):
+        edge += drops.bumps[drop, k] * torch.cos((k + 2) * angle + drops.phases[drop, k])
+    right, down = right / edge, down / edge
+    pull = (1 - (right.square() + down.square()) / PULL**2).clamp(min=0).square()
+    volume = pull * radius**3
+    return torch.stack([pull, volume, volume * right, volume * down], 1)
+
+
+# Raindrops on the glass before the camera, through each of which the scene is seen upside down, small and dim.
+#
+# The picture is (1 - M) B + R: what the drops leave of the scene B, and their own light R (Qian et al., "Attentive
+# generative adversarial network for raindrop removal", CVPR 2018). A drop is a lens: a ray through it is bent towards the
+# drop's middle by its thickness' slope, that of a spherical cap, so that the scene appears inverted and at a wide angle,
+# with the sky below and the ground above (Roser & Geiger, "Video-based raindrop detection for improved image
+# registration", ICCV workshops 2009; von Bernuth et al., "Rendering physically correct raindrops on windshields for
+# robustness verification of camera-based object recognition", IV 2018). Its upper outline is dark, and the sky leaves a
+# bright spot in its lower part. The camera looks at the scene: the drops' light and their M are blurred to a disc, the
+# scene is not (Hao et al., "Learning from synthetic photorealistic raindrop for single image raindrop removal", ICCV
+# workshops 2019).
+
+SKY_COLOUR = (0.93, 0.97, 1.0)
+"""That of an overcast sky, relative to its blue."""
+
+CONTACT_ANGLE_DEG = 60.0
+"""Between glass and water at a drop's outline."""
+
+RIM = 4
+"""Power of the distance from a drop's middle by which its shading grows."""
+
+RIM_BELOW = 0.3
+"""Shading of the lower outline, over that of the upper one."""
+
+SPOT = (0.45, 0.2)
+"""Slope of the surface where the bright spot is, over that at the outline, and standard deviation of slopes in it."""
+
+SHRINK = 4
+"""The scene is looked up in a copy as many times smaller; in a drop it appears smaller still."""
+
+WINDOW_PX = 512
+"""Side of the windows in which a photograph is rendered; bounds the memory that a large one needs."""
+
+
+@torch.no_grad()
+def render_raindrops(clean: Images, config: RaindropConfig, seeds: Sequence[int]) -> Images:
+    """Put drops before RGB photographs in [0, 1]; result in [0, 1] on the same device. Between drops nothing changes.
+
+    Result i depends on clean[i] and seeds[i] alone. What a drop shows from beyond the border is the picture mirrored.
+    ValueError when there is no image, or not one seed per image.
+    """
+    require_a_seed_each(clean, seeds)
+    height, width = clean.shape[-2:]
+    scenes, randoms = draw_scenes(config, "raindrop", seeds)
+    drops = [draw_drops(scene, height, width, random) for scene, random in zip(scenes, randoms, strict=True)]
+    owner = torch.repeat_interleave(torch.tensor([len(drawn.x) for drawn in drops])).to(clean.device)
+    drops = Drops(*(torch.cat(parts).to(clean.device) for parts in zip(*drops, strict=True)))
+    scene = {name: torch.stack([s[name] for s in scenes]).to(clean.device).view(-1, 1, 1, 1) for name in scenes[0]}
+    small = _shrink(clean.float(), scene["smear_px"], config.smear_px[1])
+    margin = math.ceil(config.blur_px[1])
+    degraded = clean.clone()
+    for window in _windows(height, width):
+        wide = Window(window.top - margin, window.left - margin, window.height + 2 * margin, window.width + 2 * margin)
+        light = _light(scene, small, pour(drops, owner, len(clean), wide), wide, height, width)
+        light = _defocus(light, scene["blur_px"])[..., margin:-margin, margin:-margin]
+        part = degraded[..., window.top : window.top + window.height, window.left : window.left + window.width]
+        part.copy_((part * (1 - light[:, 3:]) + light[:, :3]).clamp(0, 1))
+    return degraded
+
+
+def _windows(height: int, width: int) -> Iterator[Window]:
+    for top in range(0, height, WINDOW_PX):
+        for left in range(0, width, WINDOW_PX):
+            yield Window(top, left, min(WINDOW_PX, height - top), min(WINDOW_PX, width - left))
+
+
+def _shrink(clean: Images, smear_px: Tensor, largest_px: float) -> Images:
+    """A small copy, blurred by a Gaussian whose standard deviation is `smear_px` of the large one's pixels."""
+    height, width = clean.shape[-2:]
+    small = F.adaptive_avg_pool2d(clean, (math.ceil(height / SHRINK), math.ceil(width / SHRINK)))
+    sigma = smear_px.view(-1, 1).expand(-1, 2) / SHRINK
+    return gaussian_blur2d(small, 2 * math.ceil(3 * largest_px / SHRINK) + 1, sigma, border_type="replicate")
+
+
+def _light(scene: dict[str, Tensor], small: Images, water: Water, window: Window, height: int, width: int) -> Tensor:
+    """(images, 4, height, width) of a window: the light of the drops, RGB, and what share of the scene they hide."""
+    slope = _slope(water.place)
+    right, down = slope.split(1, 1)
+    above = (1 + down) / 2  # of the light that comes from beyond; at the lower outline all of it
+    seen = _look_up(small, -scene["refraction_px"] * slope, window, height, width)
+    light = torch.lerp(seen, _surroundings(scene, small, above), scene["surroundings"])
+    light = light * (1 - scene["shading"] * water.rim**RIM * (1 - (1 - RIM_BELOW) * above))
+    spot = torch.exp(-(right.square() + (down - SPOT[0]).square()) / (2 * SPOT[1] ** 2))
+    light = torch.lerp(light, torch.ones_like(light), scene["highlight"] * spot)
+    hides = water.covers * scene["opacity"]
+    return torch.cat([light * hides, hides], 1)
+
+
+def _surroundings(scene: dict[str, Tensor], small: Images, above: Tensor) -> Images:
+    """Light from beyond the picture: a grey sky, and a ground of the picture's mean colour."""
+    colour = small.mean((2, 3), keepdim=True)
+    ground = scene["ground"] * colour / colour.amax(1, keepdim=True).clamp(min=1e-3)
+    sky = scene["sky"] * torch.tensor(SKY_COLOUR, device=small.device).view(3, 1, 1)
+    return torch.lerp(ground, sky, above)
+
+
+def _slope(place: Tensor) -> Tensor:
+    """Slope of a spherical cap, over that at its outline: (images, 2, height, width), right and down."""
+    cos2, sin2 = (f(math.radians(CONTACT_ANGLE_DEG)) ** 2 for f in (math.cos, math.sin))
+    squared = place.square().sum(1, keepdim=True)
+    return place / squared.sqrt().clamp(min=1) * (cos2 / (1 - sin2 * squared.clamp(max=1))).sqrt()
+
+
+def _look_up(small: Images, offset: Tensor, window: Window, height: int, width: int) -> Images:
+    """What lies `offset` pixels, right and down, from each pixel of the window."""
+    row = torch.arange(window.height, device=offset.device)[:, None] + window.top
+    column = torch.arange(window.width, device=offset.device) + window.left
+    x, y = (2 * (column + offset[:, 0]) + 1) / width - 1, (2 * (row + offset[:, 1]) + 1) / height - 1
+    return F.grid_sample(small, torch.stack([x, y], -1), padding_mode="reflection", align_corners=False)
+
+
+def _defocus(light: Tensor, radius: Tensor) -> Tensor:
+    """Blur each image to discs of its radius, in pixels. What lies farther than it from the border is exact."""
+    height, width = light.shape[-2:]
+    down, right = (torch.fft.fftfreq(size, 1 / size, device=light.device) for size in (height, width))
+    disc = (radius + 0.5 - torch.hypot(down[:, None], right)).clamp(0, 1)
+    disc = disc / disc.sum((-2, -1), keepdim=True)
+    return torch.fft.irfft2(torch.fft.rfft2(light) * torch.fft.rfft2(disc), s=(height, width)).clamp(0, 1)

@@ -1,0 +1,136 @@
+"""What the camera adds last: noise of the sensor, then JPEG.
+
+The variance of a sensor's noise is a x + b: photons arrive by chance, a Poisson process, and reading them out adds the
+rest (Foi et al., "Practical Poissonian-Gaussian noise modeling and fitting for single-image raw-data", IEEE TIP 2008).
+x is linear light, before it is coded for display. With many photons the Poisson distribution is normal."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
+from torch import Tensor
+from torchvision.io import decode_image, encode_jpeg
+
+from restore_diff.randomness import generator
+from restore_diff.settings import CameraConfig, Mixture, Weather
+from restore_diff.tensors import Images
+from restore_diff.weather.haze import render_haze
+from restore_diff.weather.rain import render_rain
+from restore_diff.weather.raindrop import render_raindrops
+from restore_diff.weather.snow import render_snow
+
+
+def take(images: Images, config: CameraConfig, seeds: Sequence[int]) -> Images:
+    """Take pictures (B,3,H,W) in [0, 1], one seed each; row i depends on row i and its seed alone.
+
+    Where the settings ask for nothing, the pictures themselves come back.
+    """
+    if config.shot_noise[1] > 0 or config.read_noise[1] > 0:
+        images = add_sensor_noise(images, config, seeds)
+    return compress(images, config, seeds) if config.jpeg > 0 else images
+
+
+@torch.no_grad()
+def add_sensor_noise(images: Images, config: CameraConfig, seeds: Sequence[int]) -> Images:
+    """Noise of variance shot_noise * x + read_noise**2 on linear light x; values in [0, 1] stay there."""
+    settings, noise = zip(*(_draw_noise(config, images, seed) for seed in seeds), strict=True)
+    shot, read = torch.stack(settings).to(images.device)[:, :, None, None, None].unbind(1)
+    light = rgb_to_linear_rgb(images.float())
+    light = light + (shot * light + read.square()).sqrt() * torch.stack(noise).to(images.device)
+    return linear_rgb_to_rgb(light.clamp(0, 1)).clamp(0, 1).to(images.dtype)
+
+
+def _draw_noise(config: CameraConfig, images: Images, seed: int) -> tuple[Tensor, Tensor]:
+    random = generator(seed, "sensor noise")
+    low, high = torch.tensor([config.shot_noise, config.read_noise]).unbind(1)
+    settings = torch.lerp(low, high, torch.rand(2, generator=random))
+    return settings, torch.randn(images.shape[1:], generator=random)
+
+
+@torch.no_grad()
+def compress(images: Images, config: CameraConfig, seeds: Sequence[int]) -> Images:
+    """JPEG and back, colour at half resolution, for the share of images that the config says; the others stay."""
+    compressed = images.clone()
+    for row, seed in enumerate(seeds):
+        random = generator(seed, "jpeg")
+        chance, place = torch.rand(2, generator=random).tolist()
+        if chance < config.jpeg:
+            lowest, highest = config.jpeg_quality
+            quality = lowest + int(place * (highest - lowest + 1))
+            levels = (images[row].float() * 255).round().to("cpu", torch.uint8)
+            file = encode_jpeg(levels, quality)
+            assert isinstance(file, Tensor), "one image, one file"
+            compressed[row] = decode_image(file).to(compressed) / 255
+    return compressed
+
+
+# What renders each kind of weather, by its name in the config.
+
+LAYERS: dict[str, Callable[..., Images]] = {
+    "rain": render_rain,
+    "haze": render_haze,
+    "snow": render_snow,
+    "raindrop": render_raindrops,
+}
+"""(images, settings, seeds) -> images; the settings are the section of the same name."""
+
+
+# Weather of several kinds, one upon the other in the order in which light meets them on its way into the camera.
+
+Layer = Callable[[Images, Sequence[int]], Images]
+"""(images (B,3,H,W) in [0, 1], one seed per image) -> with weather, likewise; image i depends on row i alone."""
+
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class Rendering(Generic[Settings]):
+    """A layer: a function that renders, with its settings; can be sent to worker processes."""
+
+    render: Callable[[Images, Settings, Sequence[int]], Images]
+    settings: Settings
+
+    def __call__(self, images: Images, seeds: Sequence[int]) -> Images:
+        return self.render(images, self.settings, seeds)
+
+
+class WeatherRenderer:
+    """Renders on each image one kind of weather; can be sent to worker processes."""
+
+    def __init__(self, mixture: Mixture, layers: Mapping[str, Layer], camera: Layer):
+        """`layers`: the single weathers by name; `camera` comes last, on every image."""
+        self.mixture = mixture
+        self.layers = layers
+        self.camera = camera
+
+    def __call__(self, clean: Images, seeds: Sequence[int], weathers: Sequence[Weather | None] | None = None) -> Images:
+        """Degrade photographs in [0, 1]. Where `weathers` holds None, the image's seed draws one of the mixture.
+
+        Result i depends on clean[i], seeds[i] and weathers[i] alone. ValueError when there is not one seed, and one
+        weather if any, per image.
+        """
+        named = [None] * len(seeds) if weathers is None else weathers
+        if not len(clean) == len(seeds) == len(named):
+            found = f"{len(clean)} images, {len(seeds)} seeds and {len(named)} weathers"
+            raise ValueError(f"expected one seed and one weather per image, got {found}")
+        kinds = self.kinds(seeds, named)
+        degraded = clean.clone()
+        for kind in sorted(set(kinds)):
+            rows = [row for row, of_row in enumerate(kinds) if of_row == kind]
+            images, its_seeds = clean[rows], [seeds[row] for row in rows]
+            for layer in [] if kind == "none" else kind.split("+"):
+                images = self.layers[layer](images, its_seeds)
+            degraded[rows] = images
+        return self.camera(degraded, seeds)
+
+    def kinds(self, seeds: Sequence[int], weathers: Sequence[Weather | None]) -> list[Weather]:
+        """What a call with these renders on each image."""
+        return [kind or self._draw(seed) for kind, seed in zip(weathers, seeds, strict=True)]
+
+    def _draw(self, seed: int) -> Weather:
+        shares = torch.tensor(list(self.mixture.values()), dtype=torch.float64)
+        place = torch.multinomial(shares, 1, generator=generator(seed, "kind of weather"))
+        return list(self.mixture)[int(place)]
