@@ -212,7 +212,7 @@ def _quantize(pixels: Tensor, alpha: Tensor | None, grey: bool, levels: int) -> 
 
 def _encode(samples: Tensor, kind: str, is_deep: bool, quality: int, exif: bytes, icc_profile: bytes) -> bytes:
     if is_deep:
-        return {"PNG": decoding, "TIFF": tiff}[kind].encode(samples, exif, icc_profile)
+        return {"PNG": decoding.encode_png, "TIFF": encode_tiff}[kind](samples, exif, icc_profile)
     array = samples.permute(1, 2, 0).numpy()
     image = Image.fromarray(array[..., 0] if len(samples) == 1 else array)
     options: dict[str, object] = {} if kind == "BMP" else {"exif": exif, "icc_profile": icc_profile or None}
