@@ -15,7 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from restore_diff.files import printable
+from restore_diff.registry import load_plugins
 from restore_diff.settings import (
+    CodecConfig,
     DataConfig,
     DiffusionConfig,
     EvaluationConfig,
@@ -180,6 +182,8 @@ class ExperimentConfig:
     sampler: SamplerConfig = Field(default_factory=SamplerConfig)
     tiling: TilingConfig = Field(default_factory=TilingConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    codec: CodecConfig = Field(default_factory=CodecConfig)
+    plugins: tuple[str, ...] = Field(default=(), description="Python files that add networks, samplers, losses, ...")
 
     @field_validator("name")
     @classmethod
@@ -214,7 +218,12 @@ def load_config(files: Sequence[str], overrides: Sequence[str] = ()) -> Experime
         raise ConfigError([str(error).splitlines()[0]]) from None
     if not merged.get("name") and files:
         merged["name"] = re.sub(r"[^\w.-]+", "_", Path(files[0]).stem).lstrip(".-")[:100] or "run"
-    return config_from_dict(merged, sources)
+    config = config_from_dict(merged, sources)
+    try:
+        load_plugins(config.plugins, [find_config(name).parent for name in files])
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
+    return config
 
 
 def repeated_overrides(overrides: Sequence[str]) -> list[str]:
@@ -286,7 +295,7 @@ def _contradictions(config: ExperimentConfig) -> list[str]:
     """Rules over two keys."""
     problems = []
     model, diffusion, training = config.model, config.diffusion, config.training
-    multiple = model.unshuffle * 2 ** (len(model.channel_multipliers) - 1)
+    multiple = model.unshuffle * 2 ** (len(model.channel_multipliers) - 1) if model.kind == "unet" else 1
     if config.data.crop_size_px % multiple:
         problems.append(
             f"data.crop_size_px: must be a multiple of {multiple} for this model, got {config.data.crop_size_px}"
@@ -300,9 +309,13 @@ def _contradictions(config: ExperimentConfig) -> list[str]:
         problems.append(f"model.attention_levels: levels are 0 to {len(model.channel_multipliers) - 1}")
     if diffusion.prediction == "residual" and not model.condition_channels:
         problems.append("diffusion.prediction: residual needs a degraded image, but model.condition_channels is 0")
-    elif (model.image_channels, model.condition_channels) != (3, 3):
-        found = f"{model.image_channels} and {model.condition_channels}"
-        problems.append(f"model: photographs have image_channels=3 and condition_channels=3, got {found}")
+    elif model.condition_channels not in (0, model.image_channels):
+        problems.append(
+            f"model.condition_channels: must be 0 or image_channels={model.image_channels}, got "
+            f"{model.condition_channels}"
+        )
+    elif config.codec.name == "identity" and model.image_channels != 3:
+        problems.append(f"model.image_channels: photographs have 3, got {model.image_channels}")
     if training.batch_size % training.num_micro_batches:
         problems.append(f"training.num_micro_batches: must divide batch_size={training.batch_size}")
     start_t, num_timesteps = config.sampler.start_t, config.schedule.num_timesteps

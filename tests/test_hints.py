@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from restore_diff.labels import KINDS, decided, hints, hints_with_dropout
+from restore_diff.labels import LABELS, decided, hints, hints_with_dropout
 
 
 def test_each_kind_has_its_place_and_two_at_once_have_both():
@@ -16,7 +16,7 @@ def test_each_kind_has_its_place_and_two_at_once_have_both():
 def test_some_are_kept_secret_whichever_batch_they_come_in():
     weathers = ["rain"] * 4000
     told = hints_with_dropout(weathers, range(4000), 0.3, seed=1)
-    assert told[:, KINDS.index("rain")].mean().item() == pytest.approx(0.7, abs=0.03)  # 4 standard deviations
+    assert told[:, LABELS.index("rain")].mean().item() == pytest.approx(0.7, abs=0.03)  # 4 standard deviations
     part = hints_with_dropout(weathers[:10], range(1000, 1010), 0.3, seed=1)
     assert torch.equal(part, told[1000:1010])
     assert not torch.equal(told, hints_with_dropout(weathers, range(4000), 0.3, seed=2))

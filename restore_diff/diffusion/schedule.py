@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from restore_diff.registry import make
 from restore_diff.settings import SamplerConfig, ScheduleConfig, Spacing
 from restore_diff.tensors import Images, Timesteps
 
@@ -21,7 +22,7 @@ class NoiseSchedule:
     """
 
     def __init__(self, config: ScheduleConfig) -> None:
-        betas = BETAS[config.name](config)
+        betas = make(SCHEDULES, config.name, "schedule.name", config.options, config)
         if betas.max() >= 1:
             raise ValueError(
                 f"every beta must lie below 1, got {betas.max():.3g} from {config}: "
@@ -69,13 +70,13 @@ def sigmoid_betas(config: ScheduleConfig) -> Tensor:
     return _betas_of(lambda time: (high - (6 * time - 3).sigmoid()) / (high - low), config.num_timesteps)
 
 
-BETAS: dict[str, Callable[[ScheduleConfig], Tensor]] = {
+SCHEDULES: dict[str, Callable[..., Tensor]] = {
     "linear": linear_betas,
     "quadratic": quadratic_betas,
     "cosine": cosine_betas,
     "sigmoid": sigmoid_betas,
 }
-"""beta_t of each schedule by name: (num_timesteps,), float64."""
+"""beta_t of each schedule by name: (config[, options]) -> (num_timesteps,), float64."""
 
 
 def _scaled_ends(config: ScheduleConfig) -> tuple[float, float]:
@@ -95,8 +96,6 @@ def _at(levels: Tensor, t: Timesteps, like: Images) -> Tensor:
     table = levels.to(like.dtype).to(like.device, non_blocking=True)
     return table[t].reshape(-1, *[1] * (like.ndim - 1))
 
-
-# The noise levels that a sampler visits, from noisy to clean.
 
 KARRAS_RHO = 7.0
 """Karras et al. (2022), eq. 5: steps are even in sigma^(1/rho)."""

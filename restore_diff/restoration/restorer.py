@@ -9,13 +9,13 @@ from typing import NamedTuple, Self
 import torch
 
 from restore_diff.diffusion.prediction import Predictor
-from restore_diff.diffusion.samplers import Sampler
+from restore_diff.diffusion.samplers import Guidance, Sampler
 from restore_diff.environment import free_bytes, is_out_of_memory
 from restore_diff.randomness import generator
 from restore_diff.restoration.recognition import Recognition
 from restore_diff.restoration.tiling import Cuts, TiledPredictor, crop_to, overlapping_cuts, pad_to
 from restore_diff.settings import TilingConfig
-from restore_diff.tensors import Images, Timesteps, to_model_range, to_unit_range
+from restore_diff.tensors import IDENTITY, Codec, Images, Timesteps, to_model_range, to_unit_range
 
 ROWS_AT_ONCE = 1024
 """Rows drawn by one generator: a part of a large image has its noise without that of the whole."""
@@ -139,6 +139,8 @@ class Restorer:
         precision: str = "float32",
         samples: Samples = ONE_SAMPLE,
         recognition: Recognition | None = None,
+        codec: Codec = IDENTITY,
+        guidance: Guidance | None = None,
     ):
         """`recognition` finds the predictor of each image; without it all have the one given.
 
@@ -156,6 +158,7 @@ class Restorer:
         self.precision = precision
         self.samples = samples
         self.recognition = recognition
+        self.codec, self.guidance = codec, guidance
         if tiling.tile_size_px:
             TiledPredictor(predictor, tiling, size_multiple)  # what does not fit is told before any image
 
