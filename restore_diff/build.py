@@ -27,9 +27,17 @@ from restore_diff.metrics.perceptual import LPIPS, MetricUnavailable, find_lpips
 from restore_diff.metrics.protocols import select_protocols
 from restore_diff.registry import choose, parse_options
 from restore_diff.settings import DataConfig, Mixture
-from restore_diff.trained import (
+from restore_diff.trained import (  # noqa: F401  all of them are also build.NAME
+    DeviceError,
+    at_quality,
+    codec,
+    network,
+    restorer,
     schedule,
+    select_device,
+    select_precision,
     settings_of,
+    with_overrides,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +48,7 @@ def diffusion(config: ExperimentConfig) -> GaussianDiffusion:
     """Raises ConfigError."""
     noise = schedule(config)
     with settings_of("diffusion"):
-        choose(PREDICTIONS, config.diffusion.prediction, "prediction")
+        choose(PREDICTIONS, config.diffusion.prediction, "diffusion.prediction")
         return GaussianDiffusion(noise, config.diffusion)
 
 
@@ -63,8 +71,8 @@ def renderer(config: DataConfig, pairs: Sequence[PairPath] = ()) -> WeatherRende
     layers = {}
     with settings_of("data"):
         for name in sorted(set(names) - {"none"}):
-            kind = choose(WEATHERS, name, "weather")
-            options = parse_options(kind.settings, config.weather_options.get(name, {}), f"weather_options.{name}")
+            kind = choose(WEATHERS, name, "data.weather")
+            options = parse_options(kind.settings, config.weather_options.get(name, {}), f"data.weather_options.{name}")
             layers[name] = Rendering(kind.render, getattr(config, name, options))
     for pictures in (config.rain.textures if "rain" in layers else "", config.snow.masks if "snow" in layers else ""):
         if pictures:
@@ -73,12 +81,12 @@ def renderer(config: DataConfig, pairs: Sequence[PairPath] = ()) -> WeatherRende
 
 
 def is_conditional(config: ExperimentConfig) -> bool:
-    """Whether the network takes a degraded image; else clean photographs alone are trained on, and nothing is scored."""
+    """Whether the network takes a degraded image; else it trains on clean photographs, and nothing is scored."""
     return config.model.condition_channels > 0
 
 
 def training_sets(config: ExperimentConfig) -> tuple[PairList, PairList | None]:
-    """The pairs to train on, and those held out of them for validation, None if unconditional. DataError, ImageError."""
+    """The pairs to train on, and those held out for validation, None if unconditional. Raises DataError, ImageError."""
     training, validation = hold_out(
         find_pairs(config.data.train, "train", Path(config.data.root)), config.data.num_validation
     )

@@ -226,6 +226,13 @@ def load_config(files: Sequence[str], overrides: Sequence[str] = ()) -> Experime
     return config
 
 
+def overridden(config: ExperimentConfig, overrides: Sequence[str]) -> ExperimentConfig:
+    """The config with `section.key=value` texts applied, validated anew. Raises ConfigError."""
+    sources = [read_override(text) for text in overrides]
+    merged: Any = OmegaConf.to_container(OmegaConf.merge(to_dict(config), *[source.values for source in sources]))
+    return config_from_dict(merged, sources)
+
+
 def repeated_overrides(overrides: Sequence[str]) -> list[str]:
     """A line for each key that is given more than once, with the value that counts: the last."""
     last: dict[str, str] = {}

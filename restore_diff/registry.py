@@ -28,11 +28,12 @@ def choose(registry: Mapping[str, Entry], name: str, key: str) -> Entry:
 def make(registry: Mapping[str, Any], name: str, key: str, options: Mapping[str, Any], *args: Any) -> Any:
     """Call the entry `name` with `args` and, if it declares a dataclass `Settings`, with its validated options.
 
-    Raises ValueError with `key` for an unknown name, and for options that the entry does not take.
+    Raises ValueError with `key`, the setting that names the entry, for an unknown name and for options that do not fit.
     """
     entry = choose(registry, name, key)
     declared = getattr(entry, "Settings", None)
-    where = f"{key.rpartition('.')[0]}.options"
+    section, _, field = key.rpartition(".")
+    where = f"{section}.{'guidance_options' if field == 'guidance' else 'options'}"
     if declared is not None:
         return entry(*args, parse_options(declared, options, where))
     if options:

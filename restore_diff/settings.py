@@ -52,7 +52,7 @@ def range_names(config: Any) -> list[str]:
 # Settings of rendered weather. From each range one value is drawn, uniformly, anew for each image.
 
 Weather = Annotated[str, Field(pattern=r"^\w+(\+\w+)*$")]
-"""Weather rendered on a clean photograph: `none`, a name of WEATHERS, or several such as rain+haze, the nearest last."""
+"""Weather rendered on a clean photograph: `none`, a name of WEATHERS, or several: rain+haze, nearest last."""
 
 Options = dict[str, Any]
 """Settings of an entry that a plugin file added, validated by the entry's own dataclass when it is built."""

@@ -78,7 +78,7 @@ def trained_network(config: ExperimentConfig, weights: Weights, device: torch.de
     expected = {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
     found = {name: (tensor.shape, tensor.dtype) for name, tensor in weights.tensors.items()}
     if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
-        names = first_names([name[:100] for name in wrong])
+        names = ", ".join(name[:100] for name in wrong[:10]) + (f" and {len(wrong) - 10} more" if wrong[10:] else "")
         raise WeightsError(f"the weights do not fit the network of their config: {names}")
     model.load_state_dict(weights.tensors, assign=True)
     return to_restore(model, device)
@@ -183,7 +183,7 @@ def select_precision(name: str, device: torch.device) -> Literal["float32", "bfl
 
 
 def _computes_with_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32: not on CPUs that emulate it, nor on Intel's without AMX (a fifth slower)."""
+    """Whether bfloat16 is faster than float32: not on CPUs that emulate it, nor on Intel's without AMX."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
@@ -238,12 +238,12 @@ def restorer(
             bfloat16=precision == "bfloat16",
         )
     with settings_of("diffusion"):
-        choose(PREDICTIONS, config.diffusion.prediction, "prediction")
+        choose(PREDICTIONS, config.diffusion.prediction, "diffusion.prediction")
     settings, levels = config.sampler, schedule(config)
     with settings_of("sampler"):
         prediction = config.diffusion.prediction
-        sampler = make(SAMPLERS, settings.name, "name", settings.options, levels, prediction, settings)
-        guidance = settings.guidance and make(GUIDANCE, settings.guidance, "guidance", settings.guidance_options)
+        sampler = make(SAMPLERS, settings.name, "sampler.name", settings.options, levels, prediction, settings)
+        guidance = settings.guidance and make(GUIDANCE, settings.guidance, "sampler.guidance", settings.guidance_options)
     samples = Samples(settings.num_samples, settings.mirror)
     return Restorer(
         predictor,
@@ -262,7 +262,7 @@ def restorer(
 def codec(config: ExperimentConfig) -> Codec:
     """From pixels to what the network works on. Raises ConfigError."""
     with settings_of("codec"):
-        return make(CODECS, config.codec.name, "name", config.codec.options)
+        return make(CODECS, config.codec.name, "codec.name", config.codec.options)
 
 
 @contextmanager
@@ -271,7 +271,8 @@ def settings_of(section: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ConfigError([f"{section}: {error}"]) from error
+        text = str(error)
+        raise ConfigError([text if text.startswith(f"{section}.") else f"{section}: {text}"]) from error
 
 
 def with_overrides(config: ExperimentConfig, **values: Any) -> ExperimentConfig:

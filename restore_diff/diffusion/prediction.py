@@ -65,7 +65,7 @@ def estimate(
     Computed in the dtype of x_t, whatever that of the output. ValueError for an unknown kind, for an output of another
     shape than x_t, and for a residual without a degraded image.
     """
-    read = choose(PREDICTIONS, kind, "prediction")
+    read = choose(PREDICTIONS, kind, "diffusion.prediction")
     output = _like(x_t, output)
     clean = read.clean(output, x_t, signal, noise, degraded)
     if read.epsilon is None:
@@ -92,7 +92,7 @@ def epsilon_error(
     Taken from the error of the output itself, not by way of x_t: at the noisy end the two epsilons are nearly equal,
     and their difference in float32 loses digits (1 % of a good network's loss at the last t of the cosine schedule).
     """
-    read = choose(PREDICTIONS, kind, "prediction")
+    read = choose(PREDICTIONS, kind, "diffusion.prediction")
     output = _like(epsilon, output)
     if read.error is not None:
         return read.error(output, clean, epsilon, signal, noise)
