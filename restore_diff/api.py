@@ -25,7 +25,7 @@ from restore_diff.training.weights import Weights
 Picture: TypeAlias = "Image.Image | np.ndarray | Tensor"
 """PIL image; array (H,W,3) or (H,W), uint8 or float in [0, 1]; tensor (3,H,W) or (B,3,H,W), float in [0, 1]."""
 
-_LOADED: dict[tuple[Any, ...], tuple[Path, ExperimentConfig, Weights, nn.Module]] = {}
+_LOADED: dict[tuple[str, int, str], tuple[ExperimentConfig, nn.Module]] = {}
 """Networks by source, its time of change, and device, so that loading twice reads once."""
 
 
@@ -88,31 +88,31 @@ def load(
     source again does not read it again. Raises ValueError (WeightsError, ConfigError, DeviceError) in one sentence.
     """
     at = trained.select_device(device)
-    path, config, weights, model = _network(Path(source), at)
+    config, model = _network(Path(source), at)
     config = overridden(config, overrides)
     if quality is not None:
         config = trained.at_quality(config, quality)
     return LoadedRestorer(config, model, at, trained.select_precision(dtype, at), weather)
 
 
-def _network(source: Path, device: torch.device) -> tuple[Path, ExperimentConfig, Weights, Any]:
+def _network(source: Path, device: torch.device) -> tuple[ExperimentConfig, nn.Module]:
     stamp = max((p.stat().st_mtime_ns for p in (source, *source.glob("checkpoints/*")) if p.exists()), default=0)
     key = (str(source.absolute()), stamp, str(device))
     if key not in _LOADED:
-        path, config, weights = _read(source)
-        _LOADED[key] = path, config, weights, trained.trained_network(config, weights, device)
+        config, weights = _read(source)
+        _LOADED[key] = config, trained.trained_network(config, weights, device)
     return _LOADED[key]
 
 
-def _read(source: Path) -> tuple[Path, ExperimentConfig, Weights]:
+def _read(source: Path) -> tuple[ExperimentConfig, Weights]:
     if source.name.endswith((".pth.tar", ".pth")):
         from restore_diff.interop.weatherdiffusion import read_weatherdiffusion
 
         tensors, config, step = read_weatherdiffusion(source)
-        return source, config, Weights(tensors, to_dict(config), step)
+        return config, Weights(tensors, to_dict(config), step)
     if str(source).startswith("hub:"):
-        return trained.load_experiment(_from_hub(str(source).removeprefix("hub:")))
-    return trained.load_experiment(source)
+        source = _from_hub(str(source).removeprefix("hub:"))
+    return trained.load_experiment(source)[1:]
 
 
 def _from_hub(name: str) -> Path:
@@ -185,7 +185,9 @@ def evaluate(
     from restore_diff.evaluation.evaluator import evaluate as score
 
     restorer = run if isinstance(run, LoadedRestorer) else load(run.path if isinstance(run, Run) else run, **options)
-    config = trained.with_overrides(restorer.config, evaluation__protocols=list(protocols)) if protocols else restorer.config
+    config = restorer.config
+    if protocols:
+        config = trained.with_overrides(config, evaluation__protocols=list(protocols))
     pairs = build.test_set(config, data or config.data.test)
     return score(config, restorer._restorers[restorer._weather], pairs, metrics=metrics)
 
@@ -217,7 +219,10 @@ def sample(
     device = degraded.device if degraded is not None else next(iter(network.parameters())).device
     choose(PREDICTIONS, prediction, "prediction")
     levels = schedule if isinstance(schedule, NoiseSchedule) else NoiseSchedule(_schedule(schedule))
-    wanted = sampler if isinstance(sampler, SamplerConfig) else SamplerConfig(name=sampler, num_steps=num_steps, **settings)
+    if isinstance(sampler, SamplerConfig):
+        wanted = sampler
+    else:
+        wanted = SamplerConfig(name=sampler, num_steps=num_steps, **settings)
     solver = make(SAMPLERS, wanted.name, "sampler.name", wanted.options, levels, prediction, wanted)
 
     def noise(draw: int) -> Images:
@@ -245,7 +250,7 @@ def _to_images(picture: Any) -> tuple[Images, Any]:
 
 def _from_pil(picture: Image.Image) -> tuple[Images, Any]:
     if picture.mode not in ("RGB", "RGBA", "L", "LA", "P", "1"):
-        raise ValueError(f"PIL image of mode {picture.mode}: convert it to RGB first; modes read: RGB, RGBA, L, LA, P, 1")
+        raise ValueError(f"PIL image of mode {picture.mode}: convert it to RGB first (read are RGB, RGBA, L, LA, P, 1)")
     has_alpha = picture.mode in ("RGBA", "LA") or "transparency" in picture.info
     mode = "L" if picture.mode in ("L", "LA", "1") else "RGB"
     alpha = picture.convert("RGBA").getchannel("A") if has_alpha else None

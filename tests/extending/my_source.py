@@ -10,7 +10,8 @@ from restore_diff.data.pairs import PairList
 def read_list(argument, split, root):
     """`data.train=list:pairs.txt`: the pairs of that file, for either split."""
     rows = [line.split() for line in Path(argument).read_text().splitlines() if line.strip()]
-    return PairList(argument, tuple(PairPath(Path(degraded), Path(clean), Path(clean).stem) for degraded, clean in rows))
+    pairs = [PairPath(Path(degraded), Path(clean), Path(clean).stem) for degraded, clean in rows]
+    return PairList(argument, tuple(pairs))
 
 
 SOURCES["list"] = read_list
