@@ -53,7 +53,7 @@ def diffusion(config: ExperimentConfig) -> GaussianDiffusion:
 
 
 def renderer(config: DataConfig, pairs: Sequence[PairPath] = ()) -> WeatherRenderer | None:
-    """The renderer of weather on clean photographs without a partner; None where all have one, or none is asked for.
+    """The renderer of weather on clean photographs without a partner; None where all have one, or no weather is set.
 
     Raises ConfigError for an unknown kind of weather, DataError and ImageError for a folder of textures.
     """
@@ -150,7 +150,7 @@ def scorer(
     if not isinstance(perceptual, LPIPS):
         if set(metrics) <= {"lpips"}:
             raise ConfigError(
-                [f"LPIPS alone is asked for and not computed: {perceptual or 'evaluation.lpips is none'}"]
+                [f"LPIPS is the only metric and is not available: {perceptual or 'evaluation.lpips is none'}"]
             )
         perceptual = None
     return Scorer(protocol_names, perceptual, metrics)

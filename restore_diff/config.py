@@ -80,7 +80,7 @@ def read_override(text: str) -> Source:
 
 
 def _parse(text: str, where: str) -> tuple[DictConfig, yaml.Node | None]:
-    """Values, and the tree that knows their lines; None for an empty text. Raises ConfigError, which names `where`."""
+    """Values, and the node tree with line numbers, None for an empty text. Raises ConfigError that names `where`."""
     try:
         _require_plain(yaml.parse(text, yaml.SafeLoader), where)
         node = yaml.compose(text, yaml.SafeLoader)
@@ -272,7 +272,7 @@ def to_yaml(config: ExperimentConfig) -> str:
 
 
 def _message(mistake: Any, sources: Sequence[Source]) -> str:
-    path = [str(part) for part in mistake["loc"] if not str(part).startswith("[")]  # pydantic's own, such as [key]
+    path = [str(part) for part in mistake["loc"] if not str(part).startswith("[")]  # added by pydantic, such as [key]
     key = ".".join(path)
     where = next((f" ({source.place(key)})" for source in reversed(sources) if source.place(key)), "")
     if mistake["type"] == "unexpected_keyword_argument":
@@ -280,7 +280,7 @@ def _message(mistake: Any, sources: Sequence[Source]) -> str:
         near = difflib.get_close_matches(path[-1], known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
         return f"{key}{where}: unknown key; {hint}"
-    if mistake["type"] == "value_error":  # a rule of ours, which says all
+    if mistake["type"] == "value_error":  # our own rule: its text is complete
         return f"{key}{where}: {mistake['ctx']['error']}"
     return f"{key}{where}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}, got {_shown(mistake['input'])}"
 

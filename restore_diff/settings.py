@@ -64,7 +64,7 @@ WeatherChoice = Annotated[
     Annotated[Weather, Tag("[name]")] | Annotated[Mixture, Tag("[mixture]")],
     Discriminator(lambda choice: "[mixture]" if isinstance(choice, dict) else "[name]"),
 ]
-"""One weather or a mixture; a mistake in one of them is not told as a mistake in the other, too."""
+"""One weather or a mixture; the tags keep a mistake in one form from being reported for the other, too."""
 
 
 @settings
@@ -137,7 +137,7 @@ class SnowConfig:
     size_spread: Range[Share] = Field(default=(0.2, 0.5), description="standard deviation of diameters' logarithms")
     depth: Range[Ratio] = Field(default=(4.0, 16.0), description="distance of the snow's far end over its near end's")
     motion: Range[Multiple] = Field(default=(0.0, 3.0), description="way while the shutter is open, over the diameter")
-    defocus: Range[Multiple] = Field(default=(0.0, 1.5), description="spread of a near point by the lens, likewise")
+    defocus: Range[Multiple] = Field(default=(0.0, 1.5), description="spread of a near point by the lens, over the diameter")
     blur_px: Range[Pixels] = Field(default=(0.4, 0.6), description="standard deviation of the blur of lens and sensor")
     angle_deg: Range[Tilt] = Field(default=(-50.0, 50.0), description="tilt by wind; positive leans like a slash: /")
     angle_spread_deg: Range[TiltSpread] = Field(default=(2.0, 8.0), description="standard deviation of flakes' tilts")
@@ -204,9 +204,9 @@ class DataConfig:
     train: str = Field(
         default="skimage",
         min_length=1,
-        description="a card in datasets/, or a folder of pairs, of clean photographs or of tar files",
+        description="a card in datasets/, INPUT:TARGET, or a folder of pairs, of clean photographs or of zip shards",
     )
-    test: str = Field(default="skimage", min_length=1, description="likewise; never trained on")
+    test: str = Field(default="skimage", min_length=1, description="as `train`; never trained on")
     root: str = Field(default="data", description="where the folders of cards lie")
     weather: WeatherChoice = Field(
         default="none", description="rendered on clean photographs that have no partner: one, or {name: share, ...}"
@@ -293,7 +293,7 @@ class SamplerConfig:
     guidance: str = Field(default="", description="entry of GUIDANCE that changes each estimate; empty: none")
     guidance_options: Options = Field(default_factory=dict, description="of that guidance")
     num_steps: int = Field(
-        default=4, ge=1, description="steps from noise to image; heun asks the network twice in each"
+        default=4, ge=1, description="steps from noise to image; heun calls the network twice in each"
     )
     spacing: Spacing = Field(default="trailing", description="which t are visited")
     start_t: int = Field(default=0, ge=0, description="start from the degraded image noised to this t; 0: from noise")

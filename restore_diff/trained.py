@@ -27,10 +27,10 @@ from restore_diff.training.weights import Weights, WeightsError, load_checkpoint
 
 RUNS = Path("runs")
 SHIPPED = Path(__file__).resolve().parent / "weights" / "all_weather.safetensors"
-"""Weights for all weathers that come with the package; docs/model_card.md says what they are."""
+"""Weights for all weathers that ship with the package; see docs/model_card.md."""
 SHIPPED_NAME = Path("shipped")
 WEATHER_HEAD = "weather_head."
-"""How the names of its weights begin."""
+"""Prefix of the names of its weights."""
 TYPICAL_SIZE = (480, 720)
 
 
@@ -102,7 +102,7 @@ def load_restorer(
     tile_overlap_px: int | None = None,
     weather: str | None = None,
 ) -> tuple[Restorer, str]:
-    """A restorer with the weights of a checkpoint, and one line that describes it; None: as the config says."""
+    """A restorer with the weights of a checkpoint, and one line that describes it; None: the value of the config."""
     path, config, weights = load_experiment(checkpoint)
     if quality is not None:
         config = at_quality(config, quality)
@@ -127,7 +127,7 @@ def trained_restorer(
 ) -> tuple[Restorer, str]:
     """A restorer with these weights, which come from `path`, and one line that describes it.
 
-    `weather`: what the photographs are said to show; None: nothing is said.
+    `weather`: label of all photographs; None: detected for each, where the network can.
     """
     dtype = select_precision(precision, device)
     model = trained_network(config, weights, device)

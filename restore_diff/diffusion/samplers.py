@@ -19,7 +19,7 @@ Callback: TypeAlias = Callable[[int, Images, Estimate], None]
 """(step, counted from 1, x_t, the estimate there): called once in each step, before x_t moves on."""
 
 Denoise: TypeAlias = Callable[[Images], Estimate]
-"""x_t -> the estimate at one noise level. Asks the network; with gradients inside torch.enable_grad()."""
+"""x_t -> the estimate at one noise level, by a network call; with gradients inside torch.enable_grad()."""
 
 Guidance: TypeAlias = Callable[[Estimate, Images, Level, Denoise], Estimate]
 """(estimate, x_t, level, denoise) -> the estimate that the sampler uses instead."""
@@ -76,7 +76,7 @@ class Denoiser:
         degraded: Images | None,
         guidance: Guidance | None = None,
     ) -> Estimate:
-        """Ask the network, once unless guidance asks again."""
+        """Estimate by one network call, or more if guidance makes some."""
         found = self._estimate(predictor, x_t, level, degraded)
         if guidance is None:
             return found
@@ -285,7 +285,7 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
 
 
 class _Step(NamedTuple):
-    """What the estimates at `level` become: next_signal * clean + next_noise * epsilon + fresh_noise * draw."""
+    """The next x_t from the estimates at `level`: next_signal * clean + next_noise * epsilon + fresh_noise * draw."""
 
     level: Level
     next_signal: float

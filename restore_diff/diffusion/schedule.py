@@ -110,11 +110,11 @@ class Level(NamedTuple):
 
 
 NO_NOISE_LEFT = Level(t=-1, signal=1.0, noise=0.0)
-"""Where every ladder ends: the clean image itself. No network is asked there."""
+"""The end of every ladder: the clean image itself. No network is called there."""
 
 
 def levels(schedule: NoiseSchedule, config: SamplerConfig) -> list[Level]:
-    """What a sampler visits: num_steps levels or, where stop_t cuts them short, fewer, then NO_NOISE_LEFT.
+    """The levels that a sampler visits: num_steps or, where stop_t cuts them short, fewer, then NO_NOISE_LEFT.
 
     ValueError when there are fewer timesteps than steps, up to start_t where it is given.
     """
