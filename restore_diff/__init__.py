@@ -1,8 +1,8 @@
 """Conditional image restoration by diffusion: removes rain, haze, snow and raindrops from photographs.
 
-    import restore_diff as rd
-    restorer = rd.load("shipped", quality="fast")
-    clean = restorer(Image.open("rainy.jpg"))
+import restore_diff as rd
+restorer = rd.load("shipped", quality="fast")
+clean = restorer(Image.open("rainy.jpg"))
 """
 
 import importlib

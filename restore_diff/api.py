@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from restore_diff import trained
+from restore_diff.checkpoint import Weights
 from restore_diff.config import ExperimentConfig, load_config, overridden, to_dict
 from restore_diff.diffusion.prediction import PREDICTIONS
 from restore_diff.diffusion.samplers import SAMPLERS, Callback, Guidance
@@ -20,7 +21,6 @@ from restore_diff.randomness import generator
 from restore_diff.registry import choose, make
 from restore_diff.settings import SamplerConfig, ScheduleConfig
 from restore_diff.tensors import IDENTITY, Images
-from restore_diff.training.weights import Weights
 
 Picture: TypeAlias = "Image.Image | np.ndarray | Tensor"
 """PIL image; array (H,W,3) or (H,W), uint8 or float in [0, 1]; tensor (3,H,W) or (B,3,H,W), float in [0, 1]."""
@@ -156,7 +156,7 @@ def train(
     `config`: names or paths of YAML files, or a config object. `data`: pairs as INPUT:TARGET, a folder or a card; also
     the test set unless `test` is given. Raises ValueError for mistakes, TrainingStopped when training cannot go on.
     """
-    from restore_diff.commands.train import run_training
+    from restore_diff.commands.training_run import run_training
 
     places = [*([f"data.train={data}"] if data else []), *([f"data.test={test or data}"] if test or data else [])]
     texts = [*places, *overrides]
@@ -165,7 +165,7 @@ def train(
     else:
         files = [str(config)] if isinstance(config, str | Path) else [str(file) for file in config]
         config = load_config(files, texts)
-    run_training(config, device, fresh=fresh, command=["restore_diff.train", *texts])
+    run_training(config, device, ["restore_diff.train", *texts], fresh=fresh)
     return Run(trained.RUNS / config.name, config)
 
 

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
+from restore_diff.errors import UserError
 from restore_diff.files import printable
 from restore_diff.registry import load_plugins
 from restore_diff.settings import (
@@ -37,7 +38,7 @@ MAX_EVENTS = 10_000
 NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """One or more mistakes in a configuration; `problems` has a line for each."""
 
     def __init__(self, problems: list[str]):

@@ -54,6 +54,9 @@ def range_names(config: Any) -> list[str]:
 Weather = Annotated[str, Field(pattern=r"^\w+(\+\w+)*$")]
 """Weather rendered on a clean photograph: `none`, a name of WEATHERS, or several: rain+haze, nearest last."""
 
+COMBINATIONS = ("rain", "haze", "snow", "raindrop", "rain+haze", "snow+haze", "rain+raindrop")
+"""Weather that `render --weather all` draws from; of two, the former lies in the scene behind the latter."""
+
 Options = dict[str, Any]
 """Settings of an entry that a plugin file added, validated by the entry's own dataclass when it is built."""
 
@@ -137,7 +140,9 @@ class SnowConfig:
     size_spread: Range[Share] = Field(default=(0.2, 0.5), description="standard deviation of diameters' logarithms")
     depth: Range[Ratio] = Field(default=(4.0, 16.0), description="distance of the snow's far end over its near end's")
     motion: Range[Multiple] = Field(default=(0.0, 3.0), description="way while the shutter is open, over the diameter")
-    defocus: Range[Multiple] = Field(default=(0.0, 1.5), description="spread of a near point by the lens, over the diameter")
+    defocus: Range[Multiple] = Field(
+        default=(0.0, 1.5), description="spread of a near point by the lens, over the diameter"
+    )
     blur_px: Range[Pixels] = Field(default=(0.4, 0.6), description="standard deviation of the blur of lens and sensor")
     angle_deg: Range[Tilt] = Field(default=(-50.0, 50.0), description="tilt by wind; positive leans like a slash: /")
     angle_spread_deg: Range[TiltSpread] = Field(default=(2.0, 8.0), description="standard deviation of flakes' tilts")

@@ -11,10 +11,12 @@ from typing import Any, Literal
 
 import torch
 
+from restore_diff.checkpoint import Weights, WeightsError, load_checkpoint_weights
 from restore_diff.config import ConfigError, ExperimentConfig, config_from_dict, to_dict
 from restore_diff.diffusion.prediction import PREDICTIONS, Predictor
 from restore_diff.diffusion.samplers import GUIDANCE, SAMPLERS
 from restore_diff.diffusion.schedule import NoiseSchedule
+from restore_diff.errors import UserError
 from restore_diff.labels import hints
 from restore_diff.models.unet import Network, UNet, make_network
 from restore_diff.randomness import mix
@@ -23,7 +25,6 @@ from restore_diff.restoration.recognition import Recognition
 from restore_diff.restoration.restorer import Restorer, Samples
 from restore_diff.restoration.tiling import network_pixels
 from restore_diff.tensors import CODECS, Codec
-from restore_diff.training.weights import Weights, WeightsError, load_checkpoint_weights
 
 RUNS = Path("runs")
 SHIPPED = Path(__file__).resolve().parent / "weights" / "all_weather.safetensors"
@@ -159,7 +160,7 @@ def describe(path: Path, config: ExperimentConfig, weights: Weights, device: tor
     return f"weights {path} (step {weights.step})  {steps}  {tiles}  {device} {precision}"
 
 
-class DeviceError(ValueError):
+class DeviceError(UserError):
     """The requested device does not exist on this machine."""
 
 
@@ -168,7 +169,7 @@ def select_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
     kind, _, index = name.partition(":")
-    available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.mps.is_available())}[kind]
+    available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.mps.is_available())}.get(kind, 0)
     if int(index or 0) >= available:
         raise DeviceError(f"device {name}: this machine has {available} of that kind; try --device auto")
     return torch.device(name)
@@ -178,8 +179,9 @@ def select_precision(name: str, device: torch.device) -> Literal["float32", "bfl
     """ "auto" is bfloat16 on a GPU or a CPU that computes with it, else float32."""
     if name == "auto":
         return "bfloat16" if _computes_with_bfloat16(device) else "float32"
-    assert name in ("float32", "bfloat16", "float16")
-    return name
+    if name not in ("float32", "bfloat16", "float16"):
+        raise ConfigError([f"dtype: must be auto, float32, bfloat16 or float16, got {name}"])
+    return name  # type: ignore[return-value]
 
 
 def _computes_with_bfloat16(device: torch.device) -> bool:
@@ -243,7 +245,9 @@ def restorer(
     with settings_of("sampler"):
         prediction = config.diffusion.prediction
         sampler = make(SAMPLERS, settings.name, "sampler.name", settings.options, levels, prediction, settings)
-        guidance = settings.guidance and make(GUIDANCE, settings.guidance, "sampler.guidance", settings.guidance_options)
+        guidance = settings.guidance and make(
+            GUIDANCE, settings.guidance, "sampler.guidance", settings.guidance_options
+        )
     samples = Samples(settings.num_samples, settings.mirror)
     return Restorer(
         predictor,
@@ -307,6 +311,8 @@ def at_quality(config: ExperimentConfig, quality: str) -> ExperimentConfig:
 
     Tiles of a stepwise network overlap by a quarter, for "best" by a half, and fade smoothly.
     """
+    if quality not in QUALITIES:
+        raise ConfigError([f"quality: must be one of {', '.join(QUALITIES)}, got {quality}"])
     direct = config.diffusion.prediction in ("clean", "residual")
     changes = (DIRECT if direct else STEPWISE)[quality]
     if not direct:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "restore_diff"
-LEAVES = {"tensors", "labels", "settings", "registry", "randomness", "files", "environment"}
+LEAVES = {"errors", "tensors", "labels", "settings", "registry", "randomness", "files", "environment"}
 MAY_IMPORT = {
+    "errors": set(),
     "tensors": set(),
     "labels": {"randomness"},
     "settings": set(),
@@ -25,7 +26,7 @@ MAY_IMPORT = {
     "training": LEAVES | {"checkpoint", "distributed", "diffusion"},
     "restoration": LEAVES | {"diffusion", "data"},
     "evaluation": LEAVES | {"distributed", "restoration", "metrics", "data"},
-    "config": {"settings", "registry", "files"},
+    "config": {"errors", "settings", "registry", "files"},
     "trained": LEAVES | {"checkpoint", "config", "diffusion", "models", "restoration"},
     "build": LEAVES | {"trained", "config", "data", "diffusion", "evaluation", "metrics", "weather"},
     "interop": LEAVES | {"checkpoint", "config", "models"},

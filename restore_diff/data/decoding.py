@@ -17,6 +17,7 @@ from torch import Tensor
 
 from restore_diff.data.archive import in_tar, is_file, open_file
 from restore_diff.data.names import PNG_SIGNATURE
+from restore_diff.errors import UserError
 from restore_diff.files import printable
 
 
@@ -130,7 +131,7 @@ PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
 DESCRIPTIVE_TIFF_TAGS = (270, 271, 272, ORIENTATION, 282, 283, 296, 305, 306, 315, 33432, 34665, 34853)
 
 
-class ImageError(ValueError):
+class ImageError(UserError):
     """An image file that cannot be read or written. One line: the path and what to do."""
 
 

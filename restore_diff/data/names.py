@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from restore_diff.errors import UserError
 from restore_diff.settings import Weather
 
 # The error of data sets. Imports nothing.
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """A data set that cannot be used as it lies on the disk. The message says what to do."""
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import pytest
 from torch import Tensor
 
-
 KINDS: tuple[str, ...] = ("epsilon", "clean", "velocity", "residual")
 
 

@@ -68,7 +68,9 @@ def test_betas_equal_those_of_diffusers(name, theirs):
 def test_cosine_equals_squaredcos_cap_v2():
     oracle = diffusers.DDIMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2")
     ours = NoiseSchedule(ScheduleConfig(name="cosine"))
-    torch.testing.assert_close(SCHEDULES["cosine"](ScheduleConfig(name="cosine")), oracle.betas.double(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        SCHEDULES["cosine"](ScheduleConfig(name="cosine")), oracle.betas.double(), rtol=1e-6, atol=0
+    )
     torch.testing.assert_close(ours.alpha_bar, oracle.alphas_cumprod.double(), rtol=1e-4, atol=1e-12)
 
 
