@@ -15,8 +15,7 @@ from tqdm import tqdm
 
 from restore_diff.build import DeviceError, MetricUnavailable
 from restore_diff.config import ConfigError
-from restore_diff.data.images import ImageError
-from restore_diff.data.names import DataError
+from restore_diff.data.names import DataError, ImageError
 from restore_diff.distributed import OtherRankFailed
 from restore_diff.files import printable
 from restore_diff.training.checkpoint import DamagedCheckpoint, NoIntactCheckpoint

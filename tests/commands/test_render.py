@@ -16,8 +16,9 @@ from restore_diff.commands import render
 from restore_diff.commands.contact_sheet import HEIGHT_PX, PLACES, WIDTH_PX, rows_of_settings
 from restore_diff.config import load_config
 from restore_diff.data.images import read_rgb_uint8
+from restore_diff.data.loading import PairedImageDataset
 from restore_diff.data.names import DataError, PairPath
-from restore_diff.data.pairs import PairedImageDataset, find_pairs
+from restore_diff.data.pairs import find_pairs
 from restore_diff.settings import DataConfig, HazeConfig, RainConfig, range_names
 
 ROOT = Path(__file__).resolve().parents[2]
