@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING
 
 from restore_diff.config import ConfigError, ExperimentConfig
 from restore_diff.data.images import read_sizes, refuse_damaged, scan_files
-from restore_diff.data.loading import TrainingBatches
+from restore_diff.data.loading import PairedImageDataset, TrainingBatches, require_degraded
 from restore_diff.data.names import PairPath
 from restore_diff.data.pairs import (
-    PairedImageDataset,
     PairList,
     files_of,
     find_pairs,
     hold_out,
-    require_degraded,
     require_equal_sizes,
 )
 from restore_diff.diffusion.loss import GaussianDiffusion
