@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from restore_diff.data.cards import load_card
-from restore_diff.data.loading import TrainingBatches
+from restore_diff.data.loading import PairedImageDataset, TrainingBatches
 from restore_diff.data.names import DataError, PairPath
-from restore_diff.data.loading import PairedImageDataset
 from restore_diff.data.pairs import PairList, find_pairs, hold_out
 
 HEAD = "name: {}\ntask: all_weather\nsource: somewhere.org/{}\nlicence: mine\ncitation: none\nprotocols: [rgb]\n"
