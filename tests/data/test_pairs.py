@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from restore_diff.data.names import DataError
 from restore_diff.data.loading import PairedImageDataset
+from restore_diff.data.names import DataError
 from restore_diff.data.pairs import PairList, find_pairs, shared_clean_images
 
 
