@@ -253,7 +253,7 @@ def test_the_noise_of_an_image_belongs_to_its_file_name(tmp_path):
     photographs(tmp_path / "in", 1)
     photographs(tmp_path / "in/sub", 2)
     for source in (tmp_path / "in", tmp_path / "in/sub", tmp_path / "in/sub/1.png"):
-        plan = sources.plan_jobs([str(source)], tmp_path / "o", folder.Naming(), lambda path: False, overwrite=True)
+        plan = sources.plan_jobs([str(source)], tmp_path / "o", sources.Naming(), lambda path: False, overwrite=True)
         run(plan.jobs, restore)
     assert names == ["0.png", "0.png", "1.png", "0.png", "1.png", "1.png"]
 
