@@ -1,4 +1,4 @@
-"""python -m restore_diff datasets: the cards, what of them is on this disk, and where to get the rest."""
+"""restore-diff datasets: the cards, what of them is on this disk, and where to get the rest."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ from restore_diff.data.cards import CardConfig, PartConfig, SplitConfig, find_ca
 from restore_diff.data.names import DataError
 from restore_diff.data.pairs import NotOnDisk, Split, find_pairs, places_of
 
-PROGRAM = "restore_diff datasets"
+PROGRAM = "restore-diff datasets"
 COLUMNS = ("card", "task", "train", "test", "licence", "where to get it")
 
 
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog=f"python -m {PROGRAM}",
+        prog=PROGRAM,
         description="The known data sets: images found here / published, `-` where there are none or some are missing.",
         epilog="exit codes: 0 done, 2 bad usage or a card with mistakes, 130 interrupted",
         allow_abbrev=False,
@@ -78,7 +78,7 @@ def _show(args: argparse.Namespace) -> int:
         say(json.dumps(described if args.card is None else described.get(args.card)))
     elif args.card is None:
         say(*_table([_row(name, card, found[name]) for name, card in loaded.items()]))
-        say("", f"counts: found below {args.root}/ of published; one in full: python -m {PROGRAM} CARD")
+        say("", f"counts: found below {args.root}/ of published; one in full: {PROGRAM} CARD")
     else:
         say(*(line for name, card in loaded.items() for line in _details(name, card, found[name])))
     for mistake in mistakes:

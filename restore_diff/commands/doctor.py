@@ -1,4 +1,4 @@
-"""python -m restore_diff doctor: what is wrong with this machine, or with a data set, and what to do about it."""
+"""restore-diff doctor: what is wrong with this machine, or with a data set, and what to do about it."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ from restore_diff.doctor.sets import Check
 if TYPE_CHECKING:
     from restore_diff.doctor.sets import DataSet
 
-PROGRAM = "restore_diff doctor"
+PROGRAM = "restore-diff doctor"
 RUNS = Path("runs")
 
 
@@ -118,7 +118,7 @@ def _split(subjects: "list[DataSet]", args: argparse.Namespace) -> Check:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog=f"python -m {PROGRAM}",
+        prog=PROGRAM,
         description="Look at this machine or, with --data, at data sets: names, files, sizes, duplicates, and pictures "
         "that are both trained and tested on. Nothing is changed.",
         epilog="exit codes: 0 nothing failed, 2 something did, or bad usage, 130 interrupted",

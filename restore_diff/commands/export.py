@@ -1,4 +1,4 @@
-"""python -m restore_diff export: the averaged weights of a run become a file for other programs."""
+"""restore-diff export: the averaged weights of a run become a file for other programs."""
 
 import argparse
 from pathlib import Path
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from restore_diff.checkpoint import Weights
     from restore_diff.config import ExperimentConfig
 
-PROGRAM = "restore_diff export"
+PROGRAM = "restore-diff export"
 
 
 def main(argv: list[str]) -> int:

@@ -1,10 +1,10 @@
-"""python -m restore_diff import-ckpt: another program's checkpoint becomes weights of this one."""
+"""restore-diff import-ckpt: another program's checkpoint becomes weights of this one."""
 
 import argparse
 
 from restore_diff.commands.console import BAD_USAGE, OK, complain, path, say
 
-PROGRAM = "restore_diff import-ckpt"
+PROGRAM = "restore-diff import-ckpt"
 
 
 def main(argv: list[str]) -> int:

@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator, model
 from yaml import YAMLError
 
 from restore_diff.data.names import DataError
+from restore_diff.files import bundled
 from restore_diff.settings import settings
 
 ANY_NAME = "(?P<id>.+)"
@@ -107,8 +108,8 @@ class CardConfig:
 
 
 def find_cards() -> dict[str, Path]:
-    """Return the card files by name, from ./datasets and from this repository; the former have priority."""
-    folders = (Path(__file__).parents[2] / "datasets", Path("datasets"))
+    """Return the card files by name, from ./datasets and from the package; the former have priority."""
+    folders = (bundled("datasets"), Path("datasets"))
     return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
 
 

@@ -209,7 +209,7 @@ def _from_folder(folder: Path, split: Split) -> PairList:
         if zips_in(base):
             return PairList(folder.name, _pairs_in_zips(base))
         if ".tar" in suffixes:
-            command = "python -m restore_diff shard -i FOLDER -o SHARDS"
+            command = "restore-diff shard -i FOLDER -o SHARDS"
             raise DataError(f"{base}: tar files are not read; unpack them into FOLDER, then write zip files: {command}")
     photographs = list_images(base, recursive=False)
     return PairList(folder.name, tuple(PairPath(None, path, name) for name, path in photographs.items()))

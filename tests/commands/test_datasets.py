@@ -1,4 +1,4 @@
-"""python -m restore_diff datasets: the cards, the images on this disk, and where to get the rest."""
+"""restore-diff datasets: the cards, the images on this disk, and where to get the rest."""
 
 import json
 

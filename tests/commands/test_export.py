@@ -51,7 +51,6 @@ def refusal(capsys) -> str:
     return error
 
 
-@pytest.mark.slow
 def test_a_run_becomes_one_file_of_averaged_weights_that_scores_the_same(tmp_path, monkeypatch, capsys):
     enter(tmp_path, monkeypatch)
     assert run_train("data.num_validation=0") == 0
@@ -66,7 +65,6 @@ def test_a_run_becomes_one_file_of_averaged_weights_that_scores_the_same(tmp_pat
     assert scores(Path("a/tests")) == scores(Path("b/tests"))
 
 
-@pytest.mark.slow
 def test_onnx_is_written_once_it_is_checked(weights, capsys):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -246,9 +246,7 @@ def test_weights_that_cannot_be_used_are_told_in_one_line(here, capsys):
     wider = weights.config | {"model": weights.config["model"] | {"base_channels": 16}}
     for name, config in (("older.safetensors", older), ("wider.safetensors", wider)):
         save_weights(Path(name), weights.tensors, config, 4)
-    assert "older.safetensors: its config does not fit this version" in refused(
-        capsys, "--ckpt", "older.safetensors"
-    )
+    assert "older.safetensors: its config does not fit this version" in refused(capsys, "--ckpt", "older.safetensors")
     assert "do not fit the network of their config: conv_in.bias" in refused(capsys, "--ckpt", "wider.safetensors")
     assert refused(capsys, "--ckpt", "x") == "test.py: x: no such checkpoint, weights file or run folder"
     assert "holds neither state.json nor checkpoints" in refused(capsys, "--ckpt", "tests")

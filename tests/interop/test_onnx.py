@@ -74,7 +74,7 @@ def exported():
     return config, model, to_onnx(model, notes)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_file_computes_what_the_network_does_at_any_batch_height_and_width(exported):
     _, model, (content, difference) = exported
     assert 0 < difference < 1e-5
@@ -89,7 +89,7 @@ def test_the_file_computes_what_the_network_does_at_any_batch_height_and_width(e
         torch.testing.assert_close(predict(x_t, t, degraded), expected, rtol=0, atol=1e-5 * expected.abs().max())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_its_metadata_is_all_that_a_sampler_needs(exported):
     config, model, (content, _) = exported
     metadata = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
@@ -110,7 +110,7 @@ def test_its_metadata_is_all_that_a_sampler_needs(exported):
     torch.testing.assert_close(theirs.restore(degraded, ["a"]), restored, rtol=0, atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_file_names_its_axes_and_nothing_of_this_machine(exported):
     _, _, (content, _) = exported
     graph = onnx.load_from_string(content).graph
@@ -120,7 +120,7 @@ def test_the_file_names_its_axes_and_nothing_of_this_machine(exported):
     assert b".py" not in content
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("change", "said"), [(1e-3, r"\d\.\de-04"), (float("nan"), "nan")])
 def test_a_file_that_computes_something_else_is_refused(change, said, exported, monkeypatch):
     config, model, (content, _) = exported
@@ -134,7 +134,7 @@ def test_a_file_that_computes_something_else_is_refused(change, said, exported, 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_network_of_zeros_is_none_of_another_output(exported, monkeypatch):
     config, _, (content, _) = exported
     monkeypatch.setattr(exporter, "_traced", lambda model, notes: content)
