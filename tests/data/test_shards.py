@@ -185,7 +185,7 @@ def test_encrypted_and_unknown_members_and_tar_files_are_refused(tmp_path):
     with tarfile.open(tmp_path / "shards/0.tar", "w"):
         pass
     with pytest.raises(
-        DataError, match="tar files are not read; unpack them into FOLDER, then write zip files: python"
+        DataError, match="tar files are not read; unpack them into FOLDER, then write zip files: restore-diff"
     ):
         find(tmp_path / "shards")
 
