@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from restore_diff.errors import UserError
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 SIGNATURES = (PNG_SIGNATURE, b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"GIF87a", b"GIF89a")
@@ -14,11 +16,11 @@ MAX_NAMED = 10
 """Files that a message lists by name; the others are counted."""
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """A data set that cannot be used as it is on the disk. The message has one line and says what to do."""
 
 
-class ImageError(ValueError):
+class ImageError(UserError):
     """An image file that cannot be read or written. The message has one line: the path and what to do."""
 
 
