@@ -34,7 +34,7 @@ def refusal(source: Path | str) -> str:
 @pytest.mark.parametrize(
     ("folders", "pairs"),
     [
-        ("input target", {"1.png": "1.jpg", "2.png": "2.png", "10.png": "10.png"}),
+        ("input target", {"1.png": "1.jpg", "2.png": "2.PNG", "10.png": "10.png"}),
         ("LQ GT", {"sub/1.png": "sub/1.png", "other/1.png": "other/1.png"}),
         ("rain norain", {"rain-001.png": "norain-001.png", "rain-002.png": "norain-002.png"}),
         ("data gt", {"0_rain.png": "0_clean.png", "1_rain.png": "1_clean.png"}),
