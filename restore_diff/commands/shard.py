@@ -56,8 +56,10 @@ def write_shards(pairs: PairList, out: Path, pairs_per_shard: int) -> int:
                         if file is not None and file in members:
                             _add(archive, members.pop(file), file)
         if _shape(pairs) != _shape(find_pairs(str(part), "train", Path())):
-            rule = "give each pair a name of its own, and its clean image the same name"
-            raise DataError(f"{printable(out)}: not written, the names of {pairs.name} do not pair up; {rule}")
+            advice = "give each pair a name of its own, sorted, and its clean image the same name"
+            raise DataError(
+                f"{printable(out)}: not written, {pairs.name} would get other names or another order; {advice}"
+            )
         part.rename(out)
     return len(starts)
 

@@ -14,7 +14,7 @@ from yaml import YAMLError
 
 from restore_diff.data.names import DataError
 from restore_diff.files import bundled
-from restore_diff.settings import settings
+from restore_diff.settings import Weather, settings
 
 ANY_NAME = "(?P<id>.+)"
 
@@ -24,17 +24,11 @@ class LayoutConfig:
     """One arrangement of the files of a split on disk."""
 
     clean: str = Field(description="folder of the clean images, below data.root")
-    degraded: str | None = Field(
-        default=None, description="folder of the degraded images; omitted: weather is rendered"
-    )
-    clean_id: str = Field(
-        default=ANY_NAME, description="regular expression for the whole name; pairs share the group `id`"
-    )
+    degraded: str | None = Field(default=None, description="folder of the degraded images; default: rendered weather")
+    clean_id: str = Field(default=ANY_NAME, description="regular expression for whole names; pairs share group `id`")
     degraded_id: str = Field(default=ANY_NAME, description="likewise; files that do not match are ignored")
     files: tuple[str, ...] = Field(default=(), description="only these clean images of the folder; default: all")
-    package: str | None = Field(
-        default=None, description="installed Python package that holds the folders instead of data.root"
-    )
+    package: str | None = Field(default=None, description="installed package that holds the folders, not data.root")
 
     @field_validator("clean_id", "degraded_id")
     @classmethod
@@ -55,7 +49,7 @@ class PartConfig:
     card: str | None = Field(default=None, description="another card; its same split is used")
     folder: str | None = Field(default=None, description="or a folder of pairs or clean photographs, below data.root")
     weight: float = Field(default=1.0, gt=0, description="relative sampling weight in training")
-    weather: str | None = Field(default=None, description="rendered on its photographs, which must be clean")
+    weather: Weather | None = Field(default=None, description="rendered on its photographs, which must be clean")
 
     @model_validator(mode="after")
     def names_one_source(self) -> Self:
@@ -70,7 +64,7 @@ class SplitConfig:
 
     num_pairs: int | None = Field(default=None, ge=1, description="published number; required with layouts")
     layouts: tuple[LayoutConfig, ...] = Field(default=(), description="the first whose folders exist is used")
-    weather: str | None = Field(default=None, description="rendered on layouts without degraded images")
+    weather: Weather | None = Field(default=None, description="rendered on layouts without degraded images")
     parts: tuple[PartConfig, ...] = Field(default=(), description="data sets to join")
 
     @model_validator(mode="after")
