@@ -16,8 +16,8 @@ from torch.utils.data import Subset
 from restore_diff import build, trained
 from restore_diff.config import ExperimentConfig
 from restore_diff.evaluation.evaluator import Evaluator
+from restore_diff.evaluation.pictures import seconds_per_image
 from restore_diff.evaluation.report import Report, summarise
-from restore_diff.evaluation.sweep import seconds_per_image
 from restore_diff.training.weights import Weights
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -216,7 +216,7 @@ def test_what_cannot_be_compared_is_told_in_one_line(here, capsys):
     assert "do not hold the same images: 102" in refused(capsys, "--compare", good, "shorter.csv")
     assert "head.csv and head.csv hold no scores" in refused(capsys, "--compare", "head.csv", "head.csv")
     assert "word.csv, line 2: invalid literal" in refused(capsys, "--compare", "word.csv", good)
-    assert "long.csv is no per_image.csv" in refused(capsys, "--compare", good, "long.csv")
+    assert "long.csv is not a per_image.csv" in refused(capsys, "--compare", good, "long.csv")
     assert "other.csv: not a per_image.csv; its columns are a, b" in refused(capsys, "--compare", "other.csv", good)
     assert refused(capsys, "--compare", "x.csv", good) == "test.py: x.csv: No such file or directory"
     assert refused(capsys, "--compare", "tests", good) == "test.py: tests: Is a directory"
@@ -319,7 +319,7 @@ def test_images_that_are_not_finite_are_named_and_end_with_3(here, capsys, monke
 
     monkeypatch.setattr(Restorer, "restore", broken)
     assert run_test() == 3
-    assert complaints(capsys)[-1] == "test.py: 1 images gave values that are not finite: 101"
+    assert complaints(capsys)[-1] == "test.py: 1 images gave non-finite values: 101"
     assert scores(REPORT)[1]["psnr_rgb"] == "nan"
     assert summary(REPORT)["summary"]["psnr_rgb"]["n"] == 2
 
@@ -330,7 +330,7 @@ def test_memory_that_runs_out_ends_with_4_and_advice(here, capsys, monkeypatch):
 
     monkeypatch.setattr(Restorer, "restore", restore)
     assert run_test() == 4
-    assert complaints(capsys)[-1] == "test.py: out of memory; tiles need less, e.g. --tile 256"
+    assert complaints(capsys)[-1] == "test.py: out of memory; use tiles, e.g. --tile 256"
 
 
 def test_ctrl_c_ends_with_130_and_leaves_the_earlier_report(here, capsys, monkeypatch):

@@ -39,11 +39,11 @@ def test_few_images_are_warned_of_and_kid_is_the_one_to_read(pairs, tmp_path, mo
     monkeypatch.setattr(folders, "InceptionDistance", StandIn)
     lines = score_distributions(pairs, tmp_path / "out", CPU)
     assert lines[0].startswith("FID 6.000, KID 60.00000 ± 0.50000 (n=3, torchmetrics 1.9.0")
-    assert lines[1] == "warning: of 3 images, fewer than 2,048, FID is biased upwards: read KID"
+    assert lines[1] == "warning: FID of 3 images (fewer than 2,048) is biased upwards; use KID"
     found = json.loads((tmp_path / "out" / "distribution.json").read_text())
     assert (found["status"], found["fid"], found["kid"], found["n"]) == ("computed", 6, 60, 3)
     assert "without antialiasing" in found["resize"] and found["tool"] == StandIn.tool
-    monkeypatch.setattr(folders, "LEAST_IMAGES", 3)
+    monkeypatch.setattr(folders, "MIN_IMAGES", 3)
     assert len(score_distributions(pairs, tmp_path / "out", CPU)) == 1
 
 

@@ -100,7 +100,12 @@ def test_files_are_replaced_whole_and_nothing_is_left_beside(report, tmp_path):
     before = (tmp_path / "per_image.csv").read_text()
     report.write(tmp_path)
     assert (tmp_path / "per_image.csv").read_text() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["per_image.csv", "summary.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "per_image.csv",
+        "summary.json",
+        "table.md",
+        "table.tex",
+    ]
 
 
 def test_images_that_are_not_finite_are_named(row):
