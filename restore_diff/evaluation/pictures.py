@@ -156,10 +156,10 @@ def draw_sweep(path: Path, sweep: Sweep) -> None:
             for metric in (metric for metric in metrics if metric.column.startswith(kind)):
                 axes.plot(x, [_mean(report, metric) for report in sweep.values()], "o-", label=metric.label)
             axes.set(xscale="log", xlabel=label, ylabel=Y_LABELS[kind])
+            axes.set_xticks(x, [f"{value:.3g}" for value in x])
+            axes.minorticks_off()
             axes.grid(alpha=0.3)
             axes.legend()
-        row[0].set_xticks(steps, [str(num_steps) for num_steps in steps])
-        row[0].minorticks_off()
     encoded = io.BytesIO()
     figure.savefig(encoded, format="png", dpi=100)
     replace_atomically(path, encoded.getvalue())
