@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ def score_folders(
     *,
     allow_jpeg: bool = False,
     may_crop: bool = False,
-    on_image: Callable[[Row], None] | None = None,
     share: Share = WHOLE,
 ) -> list[Row]:
     """Score each image of `pred` against the image of the same name in `target`; one row per image.
@@ -40,15 +39,7 @@ def score_folders(
     pairs = pair_folders(pred, target)
     _check(pairs, allow_jpeg, MOST_CROPPED_PX if may_crop else 0)
 
-    def score() -> list[Row]:
-        rows: list[Row] = []
-        for index in share.positions(len(pairs)):
-            rows.append(_score(pairs[index], scorer))
-            if on_image is not None:
-                on_image(rows[-1])
-        return rows
-
-    return share.all_rows(score)
+    return share.all_rows(lambda: [_score(pairs[index], scorer) for index in share.positions(len(pairs))])
 
 
 def pair_folders(pred: Path, target: Path) -> list[PairPath]:

@@ -1,4 +1,4 @@
-"""One of several processes that score a test set together, for test_sharing.py; prints a line for each thing it saw."""
+"""One rank of test_sharing.py: scores its share and prints one line per observation."""
 
 import os
 import sys
@@ -36,7 +36,7 @@ def without_seconds(rows: list[Row]) -> str:
 
 
 def fail() -> list[Row]:
-    raise ValueError("no room on the disk")
+    raise ValueError("no space left")
 
 
 def main(folder: Path) -> None:
