@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from restore_diff.commands.console import BAD_USAGE, CHECKPOINT, INTERRUPTED, OK, complain, path, say
 
 if TYPE_CHECKING:
+    from restore_diff.checkpoint import Weights
     from restore_diff.config import ExperimentConfig
-    from restore_diff.training.weights import Weights
 
 PROGRAM = "restore_diff export"
 
@@ -70,8 +70,8 @@ def _to_diffusers(args: argparse.Namespace, config: "ExperimentConfig", weights:
 
 
 def _to_safetensors(args: argparse.Namespace, config: "ExperimentConfig", weights: "Weights") -> None:
+    from restore_diff.checkpoint import save_weights
     from restore_diff.config import to_dict
-    from restore_diff.training.weights import save_weights
 
     output: Path = args.output
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -10,9 +10,9 @@ PROGRAM = "restore_diff import-ckpt"
 def main(argv: list[str]) -> int:
     """Run the command; see the exit codes in its help. Raises SystemExit for --help and malformed arguments."""
     args = _parse(argv)
+    from restore_diff.checkpoint import WeightsError, save_weights
     from restore_diff.config import to_dict  # heavy, as are those that follow
     from restore_diff.interop.weatherdiffusion import read_weatherdiffusion
-    from restore_diff.training.weights import WeightsError, save_weights
 
     try:
         if args.output.exists() and not args.overwrite:

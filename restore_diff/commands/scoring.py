@@ -1,4 +1,4 @@
-"""Implementation of test.py; `score_test_set` and `validation` also serve train.py."""
+"""Implementation of test.py and of restore_diff.evaluate; `score_test_set` and `validation` also serve train.py."""
 
 import argparse
 import csv
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor, nn
+from torch.utils.data import Subset
 from torchvision.transforms.functional import center_crop
 from torchvision.utils import make_grid
 from tqdm import tqdm
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from restore_diff import build, trained
 from restore_diff.commands.console import (
     BAD_USAGE,
+    METRICS,
     OK,
     SOME_FAILED,
     STOPPED,
@@ -32,7 +34,7 @@ from restore_diff.data.names import DataError
 from restore_diff.data.pairs import Pair, PairList
 from restore_diff.distributed import WHOLE, Share, sharing
 from restore_diff.environment import is_out_of_memory
-from restore_diff.evaluation.evaluator import METRICS, Evaluator, Row, Scorer, evaluate
+from restore_diff.evaluation.evaluator import Evaluator, OnImage, Row, Scorer
 from restore_diff.evaluation.folders import (
     no_reference_table,
     pair_folders,
@@ -42,7 +44,15 @@ from restore_diff.evaluation.folders import (
     write_no_reference,
 )
 from restore_diff.evaluation.pictures import choose_examples, draw_panel, sweep_table, write_sweep
-from restore_diff.evaluation.report import Report, compare, comparison_table, console_table, summarise
+from restore_diff.evaluation.report import (
+    Report,
+    Scores,
+    compare,
+    comparison_table,
+    console_table,
+    scores_of,
+    summarise,
+)
 from restore_diff.restoration.restorer import Restorer
 from restore_diff.training.run import RunLog, Silence
 
@@ -67,6 +77,40 @@ class Choice(NamedTuple):
 def set_folder(parent: Path, source: str) -> Path:
     """Return the report folder of a test set in `parent`, named after its source."""
     return parent / (re.sub(r"[^\w-]+", "_", source).strip("_")[-60:] or "here")
+
+
+def evaluate(
+    config: ExperimentConfig,
+    restorer: Restorer,
+    pairs: PairList,
+    protocols: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+    *,
+    seeds: Sequence[int] = (0,),
+    limit: int | None = None,
+    lpips_weights: Path | None = None,
+    download: bool = False,
+    description: str | None = None,
+    on_image: OnImage | None = None,
+    share: Share = WHOLE,
+) -> Scores:
+    """Restore and score pairs in memory; nothing is written. test.py uses this function.
+
+    `protocols` None: those of the config, else rgb and those of the data set; `metrics` None: psnr, ssim, lpips.
+    `limit` keeps the first images only; several `seeds` are averaged per image. LPIPS needs its weights:
+    `lpips_weights`, the cache, or `download`. `description` of the restorer goes into the report. Where several
+    processes share the pairs, all return the whole result. ConfigError for unknown protocols or unusable weights.
+    """
+    if protocols:
+        config = build.with_overrides(config, evaluation__protocols=list(protocols))
+    metrics = metrics or METRICS
+    names = build.protocols(config, pairs.protocols)
+    lpips = build.lpips(config, lpips_weights, download) if "lpips" in metrics else None
+    scorer = build.scorer(names, lpips, metrics)
+    images = build.images(config, pairs)
+    dataset = Subset(images, range(min(limit or len(images), len(images))))
+    rows = Evaluator(restorer.restore, scorer, restorer.device).evaluate(dataset, seeds, on_image, share)
+    return scores_of(Report(pairs.name, rows, names, lpips, description))
 
 
 def score_test_set(

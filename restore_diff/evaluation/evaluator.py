@@ -7,12 +7,10 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import Subset
 
 from restore_diff.data.pairs import Pair
 from restore_diff.distributed import WHOLE, Share
@@ -21,13 +19,6 @@ from restore_diff.metrics.perceptual import LPIPS
 from restore_diff.metrics.protocols import PROTOCOLS
 from restore_diff.tensors import Images
 
-if TYPE_CHECKING:
-    from restore_diff.config import ExperimentConfig
-    from restore_diff.data.pairs import PairList
-    from restore_diff.evaluation.report import Scores
-    from restore_diff.restoration.restorer import Restorer
-
-METRICS = ("psnr", "ssim", "lpips")
 INPUT = "_input"
 """Suffix of columns with the scores of the degraded image."""
 
@@ -162,40 +153,3 @@ class Evaluator:
             flags = flags_of(scores, restored, clean)
         height, width = clean.shape[-2:]
         return Row(pair.name, width, height, seed, scores | input_scores, seconds, flags), restored
-
-
-def evaluate(
-    config: "ExperimentConfig",
-    restorer: "Restorer",
-    pairs: "PairList",
-    protocols: Sequence[str] | None = None,
-    metrics: Sequence[str] | None = None,
-    *,
-    seeds: Sequence[int] = (0,),
-    limit: int | None = None,
-    lpips_weights: Path | None = None,
-    download: bool = False,
-    description: str | None = None,
-    on_image: OnImage | None = None,
-    share: Share = WHOLE,
-) -> "Scores":
-    """Restore and score pairs in memory; nothing is written. test.py uses this function.
-
-    `protocols` None: those of the config, else rgb and those of the data set; `metrics` None: psnr, ssim, lpips.
-    `limit` keeps the first images only; several `seeds` are averaged per image. LPIPS needs its weights:
-    `lpips_weights`, the cache, or `download`. `description` of the restorer goes into the report. Where several
-    processes share the pairs, all return the whole result. ConfigError for unknown protocols or unusable weights.
-    """
-    from restore_diff import build  # imports Scorer from this module
-    from restore_diff.evaluation.report import Report, scores_of
-
-    if protocols:
-        config = build.with_overrides(config, evaluation__protocols=list(protocols))
-    metrics = metrics or METRICS
-    names = build.protocols(config, pairs.protocols)
-    lpips = build.lpips(config, lpips_weights, download) if "lpips" in metrics else None
-    scorer = build.scorer(names, lpips, metrics)
-    images = build.images(config, pairs)
-    dataset = Subset(images, range(min(limit or len(images), len(images))))
-    rows = Evaluator(restorer.restore, scorer, restorer.device).evaluate(dataset, seeds, on_image, share)
-    return scores_of(Report(pairs.name, rows, names, lpips, description))

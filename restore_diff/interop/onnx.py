@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from restore_diff.checkpoint import METADATA_KEY
 from restore_diff.config import ExperimentConfig, to_dict
 from restore_diff.models.unet import Network
 from restore_diff.randomness import generator
-from restore_diff.training.weights import METADATA_KEY
 
 INPUTS = ("x_t", "t", "degraded")
 TOLERANCE = 1e-4
