@@ -1,7 +1,6 @@
 """Implementation of test.py and of restore_diff.evaluate; `score_test_set` and `validation` also serve train.py."""
 
 import argparse
-import csv
 import math
 import re
 import sys
@@ -134,10 +133,8 @@ def score_test_set(
                 write_image(path, restored)
             bar.update()
 
-        options = choice._asdict()
-        del options["save_images"]
-        scores = evaluate(config, restorer, pairs, description=description, on_image=on_image, **options)
-    report = scores.report
+        options = {name: value for name, value in choice._asdict().items() if name != "save_images"}
+        report = evaluate(config, restorer, pairs, description=description, on_image=on_image, **options).report
     if share.is_first:
         report.write(folder)
         (folder / PICTURE).unlink(missing_ok=True)
@@ -162,7 +159,7 @@ def validation(
 
     `restorer` must hold the model in training. The panel shows pairs of the first process.
     """
-    evaluator = Evaluator(restorer.restore, build.scorer(("rgb",), None, VALIDATION_METRICS), restorer.device)
+    evaluator = Evaluator(restorer.restore, Scorer(("rgb",)), restorer.device)
     dataset = build.images(config, pairs)
 
     def validate(_: nn.Module, step: int) -> dict[str, float]:
@@ -254,8 +251,7 @@ def _score_finished(args: argparse.Namespace, share: Share) -> int:
     protocols = build.protocols(config, ())
     lpips = build.lpips(config, args.lpips_weights, args.download)
     scorer = build.scorer(protocols, lpips, args.metrics or METRICS)
-    allowed = {"allow_jpeg": args.allow_jpeg, "may_crop": args.crop_to_min}
-    rows = score_folders(args.pred, args.target, scorer, **allowed, share=share)
+    rows = score_folders(args.pred, args.target, scorer, args.allow_jpeg, args.crop_to_min, share)
     report = Report(str(args.pred), rows, protocols, lpips)
     folder = args.out or set_folder(Path("scores"), str(args.pred))
     if share.is_first:
@@ -269,12 +265,7 @@ def _score_finished(args: argparse.Namespace, share: Share) -> int:
 
 def _compare_files(first: Path, second: Path) -> int:
     """Print the paired difference of two per_image.csv."""
-    try:
-        differences = compare(first, second)
-    except ValueError as error:
-        raise DataError(str(error)) from error
-    except csv.Error as error:
-        raise DataError(f"{first} or {second} is not a per_image.csv: {error}") from error
+    differences = compare(first, second)
     if not differences:
         raise DataError(f"{first} and {second} hold no scores")
     say(f"{first} -> {second}", *comparison_table(differences).splitlines())

@@ -19,21 +19,8 @@ from restore_diff.commands.console import (
     tile,
 )
 
-MODEL_OPTIONS = {
-    "ckpt",
-    "data",
-    "limit",
-    "steps",
-    "quality",
-    "weather",
-    "sweep_steps",
-    "seeds",
-    "tile",
-    "tile_overlap",
-    "device",
-    "dtype",
-    "save_images",
-}
+MODEL_OPTIONS = {"ckpt", "data", "limit", "steps", "quality", "weather", "sweep_steps", "seeds"}
+MODEL_OPTIONS |= {"tile", "tile_overlap", "device", "dtype", "save_images"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -58,8 +45,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     _add_subjects(parser)
     _add_metrics(parser)
-    _add_restoring(parser)
-    _add_files(parser)
+    _add_restoration(parser)
     args = parser.parse_args(argv)
     if (args.pred is None) != (args.target is None) and not args.nr:
         parser.error("--pred and --target belong together")
@@ -70,22 +56,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 def _add_subjects(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("what to score").add_argument
     add("--ckpt", type=path, metavar="PATH", help=CHECKPOINT)
-    add(
-        "--data",
-        type=path,
-        action="append",
-        metavar="SET",
-        help="INPUT:TARGET folders, a folder with both, or a card; repeatable (default: the run's test set)",
-    )
+    pairs = "INPUT:TARGET folders, a folder with both, or a card; repeatable (default: the run's test set)"
+    add("--data", type=path, action="append", metavar="SET", help=pairs)
     add("--limit", type=count(1), metavar="N", help="only the first N images")
     add("--pred", type=path, metavar="FOLDER", help="score finished images against --target, without a model")
     add("--target", type=path, metavar="FOLDER", help="clean images for --pred")
     add("--nr", type=_names, metavar="NAMES", help="score --pred without --target by pyiqa, e.g. niqe,musiq")
-    add(
-        "--crop-to-min",
-        action="store_true",
-        help="crop pairs that differ by up to 8 px in size, at the right and bottom, to their common size",
-    )
+    add("--crop-to-min", action="store_true", help="crop pairs that differ by up to 8 px to their common size")
     add("--allow-jpeg", action="store_true", help="accept JPEG files in --pred")
     add("--compare", nargs=2, type=path, metavar="CSV", help="paired difference of two per_image.csv, second - first")
 
@@ -100,33 +77,20 @@ def _add_metrics(parser: argparse.ArgumentParser) -> None:
     add("--download", action="store_true", help="download missing weights of metrics and check their hash")
 
 
-def _add_restoring(parser: argparse.ArgumentParser) -> None:
+def _add_restoration(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("restoration (default: the checkpoint's config)").add_argument
     add("--quality", choices=QUALITIES, help="preset of sampler and tiles, as in restore.py")
     add("--weather", choices=WEATHERS, default="auto", help="weather label for all images, as in restore.py")
     add("--steps", type=count(1), metavar="N", help="sampling steps per image")
-    add(
-        "--sweep-steps",
-        type=_counts,
-        default=(),
-        metavar="N,N,...",
-        help="score at each number of steps; plot quality against steps and time",
-    )
+    add("--sweep-steps", type=_counts, default=(), metavar="N,N,...", help="score at each; plot quality and time")
     add("--seeds", type=count(1), default=1, metavar="N", help="samples per image; scores are averaged (default: 1)")
     add("--tile", type=tile, default="auto", metavar="auto|0|N", help="tile size in px, 0: no tiles")
     add("--tile-overlap", type=count(0), metavar="N", help="overlap of tiles in px")
     add("--device", type=device, default="auto", metavar="auto|cpu|cuda[:N]|mps", help="default: auto")
     add("--dtype", type=dtype, default="auto", metavar="auto|float32|bfloat16|float16", help="as in restore.py")
-
-
-def _add_files(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("files").add_argument
-    add(
-        "--out",
-        type=path,
-        metavar="FOLDER",
-        help="folder for reports (default: test/ in the run's folder; for --pred, scores/)",
-    )
+    reports = "folder for reports (default: test/ in the run's folder; for --pred, scores/)"
+    add("--out", type=path, metavar="FOLDER", help=reports)
     add("--save-images", action="store_true", help="also write each restored image to images/ beside the report")
 
 

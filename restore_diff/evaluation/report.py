@@ -18,6 +18,7 @@ from torch import Tensor
 
 from restore_diff.data.names import first_names
 from restore_diff.environment import environment
+from restore_diff.errors import UserError
 from restore_diff.evaluation.evaluator import INPUT, Row
 from restore_diff.files import replace_atomically
 from restore_diff.metrics.perceptual import LPIPS, MetricUnavailable
@@ -175,6 +176,10 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Contents of summary.json: strict JSON without NaN or infinities."""
+        lpips = {"status": "off"} if self.lpips is None else {"status": "unavailable", "reason": str(self.lpips)}
+        if isinstance(self.lpips, LPIPS):
+            lpips = {"status": "computed", "net": self.lpips.net, "version": self.lpips.version}
+            lpips["sha256"] = self.lpips.sha256
         return {
             "schema": 1,
             "dataset": self.dataset,
@@ -183,7 +188,7 @@ class Report:
             "seeds": self.seeds,
             "protocols": {protocol.name: dataclasses.asdict(protocol) for protocol in self.protocols},
             "summary": {column: dataclasses.asdict(statistics) for column, statistics in self.summary.items()},
-            "lpips": _lpips_status(self.lpips),
+            "lpips": lpips,
             "flagged": [{"name": r.name, "seed": r.seed, "flags": r.flags} for r in self.rows if r.flags],
             "environment": environment() | {"argv": sys.argv},
         }
@@ -253,35 +258,25 @@ def per_image_csv(rows: Sequence[Row]) -> str:
 
 
 def read_per_image_csv(path: Path) -> list[Row]:
-    """Read the rows of a per_image.csv. ValueError, with the path, for any other file."""
+    """Read the rows of a per_image.csv. UserError, with the path, for any other file."""
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        if not set(columns) >= {*LEADING, *TRAILING}:
-            raise ValueError(f"{path}: not a per_image.csv; its columns are {', '.join(columns) or 'missing'}")
-        scores = [column for column in columns if column not in (*LEADING, *TRAILING)]
         try:
-            return [_row(cells, scores) for cells in reader]
+            columns, lines = reader.fieldnames or [], [(cells, reader.line_num) for cells in reader]
+        except csv.Error as error:
+            raise UserError(f"{path}: not a per_image.csv: {error}") from error
+    if not set(columns) >= {*LEADING, *TRAILING}:
+        raise UserError(f"{path}: not a per_image.csv; its columns are {', '.join(columns) or 'missing'}")
+    rows: list[Row] = []
+    for cells, line in lines:
+        try:
+            size = (int(cells["width"]), int(cells["height"]))
+            scores = {column: float(cells[column]) for column in columns if column not in LEADING + TRAILING}
+            flags = tuple(cells["flags"].split(";")) if cells["flags"] else ()
+            rows.append(Row(cells["name"], *size, int(cells["seed"]), scores, float(cells["seconds"]), flags))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
-
-
-def _row(cells: dict[str, str], scores: list[str]) -> Row:
-    return Row(
-        name=cells["name"],
-        width=int(cells["width"]),
-        height=int(cells["height"]),
-        seed=int(cells["seed"]),
-        scores={column: float(cells[column]) for column in scores},
-        seconds=float(cells["seconds"]),
-        flags=tuple(cells["flags"].split(";")) if cells["flags"] else (),
-    )
-
-
-def _lpips_status(lpips: LPIPS | MetricUnavailable | None) -> dict[str, Any]:
-    if isinstance(lpips, LPIPS):
-        return {"status": "computed", "net": lpips.net, "version": lpips.version, "sha256": lpips.sha256}
-    return {"status": "off"} if lpips is None else {"status": "unavailable", "reason": str(lpips)}
+            raise UserError(f"{path}, line {line}: {error}") from error
+    return rows
 
 
 # Tables: console, Markdown, LaTeX.
@@ -407,7 +402,7 @@ class Difference:
 def compare(first: Path, second: Path) -> list[Difference]:
     """Compare two per_image.csv, joined by image name, seeds averaged.
 
-    ValueError where the images or the metrics differ.
+    UserError where the images or the metrics differ.
     """
     first_rows, second_rows = read_per_image_csv(first), read_per_image_csv(second)
     columns = _columns(first_rows)
@@ -416,7 +411,7 @@ def compare(first: Path, second: Path) -> list[Difference]:
         ("images", {row.name for row in first_rows}, {row.name for row in second_rows}),
     ):
         if left != right:
-            raise ValueError(f"{first} and {second} do not hold the same {what}: {first_names(sorted(left ^ right))}")
+            raise UserError(f"{first} and {second} do not hold the same {what}: {first_names(sorted(left ^ right))}")
     return [_difference(column, first_rows, second_rows) for column in sorted(columns)]
 
 

@@ -211,7 +211,7 @@ def test_files_that_cannot_be_compared_give_one_error_line(here, capsys):
     assert "do not hold the same images: 102" in refused(capsys, "--compare", good, "shorter.csv")
     assert "head.csv and head.csv hold no scores" in refused(capsys, "--compare", "head.csv", "head.csv")
     assert "word.csv, line 2: invalid literal" in refused(capsys, "--compare", "word.csv", good)
-    assert "long.csv is not a per_image.csv" in refused(capsys, "--compare", good, "long.csv")
+    assert "long.csv: not a per_image.csv: field larger than" in refused(capsys, "--compare", good, "long.csv")
     assert "other.csv: not a per_image.csv; its columns are a, b" in refused(capsys, "--compare", "other.csv", good)
     assert refused(capsys, "--compare", "x.csv", good) == "test.py: x.csv: No such file or directory"
     assert refused(capsys, "--compare", "tests", good) == "test.py: tests: Is a directory"
