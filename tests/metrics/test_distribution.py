@@ -70,15 +70,6 @@ def test_kid_is_the_unbiased_estimate_of_the_kernel_distance(metric):
     assert metric(pred, target).kid == pytest.approx(expected.item(), rel=1e-3)
 
 
-def test_kid_is_unbiased_where_fid_is_not(metric):
-    """Sets of one distribution: FID stays above 0 for few images; KID is below 0 as often as above."""
-    pairs = [(photographs(10, 2 * seed), photographs(10, 2 * seed + 1)) for seed in range(12)]
-    distances = [metric(pred, target) for pred, target in pairs]
-    assert all(found.fid > 1e-4 for found in distances)
-    assert 2 <= sum(found.kid < 0 for found in distances) <= 10
-    assert metric(photographs(10, 1, brightness=0.8), photographs(10, 2)).kid > max(found.kid for found in distances)
-
-
 def test_any_size_is_accepted_and_resized_as_in_tensorflow(metric):
     images = photographs(3, seed=0)
     assert metric([image[:, :4] for image in images], [image.repeat(1, 2, 2) for image in images]).fid >= 0
