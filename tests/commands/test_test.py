@@ -166,13 +166,7 @@ def test_saved_images_score_the_same_from_their_files(here):
     assert first == again
 
 
-def test_finished_images_are_scored_without_any_run(empty, capsys):
-    assert run_test("--pred", "tests/input", "--target", "tests/target", "--metrics", "psnr,ssim") == 0
-    assert capsys.readouterr().out.splitlines()[0] == "tests/input: 3 images"
-    assert len(scores(Path("scores/tests_input"))) == 3
-
-
-def test_finished_images_that_cannot_be_scored_are_named(empty, capsys):
+def test_finished_images_are_scored_or_named_as_errors(empty, capsys):
     finished = ("--pred", "tests/input", "--target", "tests/target")
     shutil.copy("tests/input/101.png", "tests/input/103.png")
     assert "1 images of tests/input have no partner in tests/target (103)" in refused(capsys, *finished)
@@ -183,6 +177,8 @@ def test_finished_images_that_cannot_be_scored_are_named(empty, capsys):
     Image.new("RGB", (33, 26)).save("tests/input/101.jpg")
     assert "1 images to score are JPEG, which changed them: 101.jpg" in refused(capsys, *finished)
     assert run_test(*finished, "--allow-jpeg") == 0
+    assert capsys.readouterr().out.splitlines()[0] == "tests/input: 3 images"
+    assert len(scores(Path("scores/tests_input"))) == 3
     assert refused(capsys, "--pred", "x", "--target", "tests/target") == "test.py: x: no such folder"
 
 

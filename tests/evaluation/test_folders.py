@@ -57,7 +57,7 @@ def test_repeated_names_and_unequal_sizes_are_rejected_before_scoring(folders, n
         score_folders(*folders, lambda *_: pytest.fail("scored"))
 
 
-def test_jpeg_is_rejected_in_results_unless_allowed_but_not_in_ground_truth(folders):
+def test_jpeg_results_are_rejected_by_default_jpeg_ground_truth_is_not(folders):
     for folder in folders:
         (folder / "x.png").unlink()
         save(folder, "x.jpg", 2)

@@ -99,6 +99,6 @@ def test_every_setting_of_a_network_reaches_diffusers():
         "image_channels": 1,
         "condition_channels": 1,
     }
-    assert {*changes, "unshuffle", "kind", "hint", "recognise"} == {*NetworkConfig.__dataclass_fields__}  # type: ignore[attr-defined]
+    assert {*changes, "unshuffle", "kind", "options", "labels", "hint", "recognise"} == {*NetworkConfig.__dataclass_fields__}  # type: ignore[attr-defined]
     configs = [unet2d_config(NetworkConfig(**change)) for change in [{}, *({key: changes[key]} for key in changes)]]
     assert all(first != second for first, second in itertools.combinations(configs, 2))

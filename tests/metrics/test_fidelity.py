@@ -1,6 +1,7 @@
 """PSNR and SSIM against independent implementations; input validation."""
 
 import math
+from typing import Any
 
 import kornia
 import numpy as np
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from restore_diff.metrics import fidelity
 from restore_diff.metrics.fidelity import psnr, rgb_to_y, ssim, to_levels
 
-SSIM_OF_2003 = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+SSIM_OF_2003: dict[str, Any] = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 
 
 def as_batch(image: np.ndarray) -> torch.Tensor:
@@ -87,7 +88,7 @@ def test_full_range_luma_equals_opencv(pair):
     """cv2.cvtColor(RGB2YCrCb) in its fixed-point arithmetic, then scikit-image's default SSIM and PSNR."""
     weights = np.array([4899, 9617, 1868])
     luma = [(image.astype(np.int64) @ weights + 8192 >> 14).astype(np.uint8) for image in pair]
-    options = {"channel": "y", "y_range": "full", "round_y": True}
+    options: dict[str, Any] = {"channel": "y", "y_range": "full", "round_y": True}
     ours = ssim(*map(as_batch, pair), window="uniform7", covariance="sample", **options).item()
     assert ours == pytest.approx(structural_similarity(*luma, data_range=255), abs=5e-5)
     theirs = peak_signal_noise_ratio(luma[1], luma[0], data_range=255)

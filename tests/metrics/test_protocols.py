@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,8 +52,8 @@ def test_golden_values(case):
 
 def test_other_protocols_have_the_settings_of_their_papers(pair):
     x, y = (as_batch(image).double() / 255 + 0.3 / 255 for image in pair)
-    uniform = {"window": "uniform7", "covariance": "sample"}
-    full = {"channel": "y", "y_range": "full", "round_y": True}
+    uniform: dict[str, Any] = {"window": "uniform7", "covariance": "sample"}
+    full: dict[str, Any] = {"channel": "y", "y_range": "full", "round_y": True}
     expected = {
         "rgb_sk7": (psnr(x, y, quantize=False), ssim(x, y, quantize=False, **uniform)),
         "rgb_zeropad": (psnr(x, y, quantize=False), ssim(x, y, quantize=False, padding="zero")),
