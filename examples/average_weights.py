@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
+from restore_diff.checkpoint import WeightsError, save_weights
 from restore_diff.commands.console import BAD_USAGE, OK, USER_ERRORS, complain
 from restore_diff.config import to_dict
 from restore_diff.trained import load_experiment
-from restore_diff.training.weights import WeightsError, save_weights
 
 
 def main(argv: list[str] | None = None) -> int:

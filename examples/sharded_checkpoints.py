@@ -10,10 +10,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from restore_diff.config import ExperimentConfig, to_dict
-from restore_diff.distributed import Processes, TrainingStopped
-from restore_diff.files import sync_folder, write_durably
-from restore_diff.training.checkpoint import (
+from restore_diff.checkpoint import (
     MAX_STATE_BYTES,
     PARTIAL,
     DamagedCheckpoint,
@@ -23,6 +20,9 @@ from restore_diff.training.checkpoint import (
     read_at_most,
     tidy,
 )
+from restore_diff.config import ExperimentConfig, to_dict
+from restore_diff.distributed import Processes, TrainingStopped
+from restore_diff.files import sync_folder, write_durably
 from restore_diff.training.run import RunLog, Silence, require_same_experiment
 
 MANIFEST = "manifest.json"

@@ -23,6 +23,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from restore_diff import build, trained
+from restore_diff.checkpoint import save_weights
 from restore_diff.commands.console import BAD_USAGE, OK, USER_ERRORS, complain, device, logging_to_console, printing
 from restore_diff.config import ConfigError, ExperimentConfig, load_config, to_dict, to_yaml
 from restore_diff.data.loading import Batch
@@ -38,7 +39,6 @@ from restore_diff.training.optimisation import (
     optimizer_tensors,
 )
 from restore_diff.training.run import RunFolder, RunLog, Silence
-from restore_diff.training.weights import save_weights
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

@@ -14,8 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
+from restore_diff.errors import UserError
 from restore_diff.files import printable
+from restore_diff.registry import load_plugins
 from restore_diff.settings import (
+    CodecConfig,
     DataConfig,
     DiffusionConfig,
     EvaluationConfig,
@@ -35,7 +38,7 @@ MAX_EVENTS = 10_000
 NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """One or more mistakes in a configuration; `problems` has a line for each."""
 
     def __init__(self, problems: list[str]):
@@ -78,7 +81,7 @@ def read_override(text: str) -> Source:
 
 
 def _parse(text: str, where: str) -> tuple[DictConfig, yaml.Node | None]:
-    """Values, and the tree that knows their lines; None for an empty text. Raises ConfigError, which names `where`."""
+    """Values, and the node tree with line numbers, None for an empty text. Raises ConfigError that names `where`."""
     try:
         _require_plain(yaml.parse(text, yaml.SafeLoader), where)
         node = yaml.compose(text, yaml.SafeLoader)
@@ -180,6 +183,8 @@ class ExperimentConfig:
     sampler: SamplerConfig = Field(default_factory=SamplerConfig)
     tiling: TilingConfig = Field(default_factory=TilingConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    codec: CodecConfig = Field(default_factory=CodecConfig)
+    plugins: tuple[str, ...] = Field(default=(), description="Python files that add networks, samplers, losses, ...")
 
     @field_validator("name")
     @classmethod
@@ -214,6 +219,18 @@ def load_config(files: Sequence[str], overrides: Sequence[str] = ()) -> Experime
         raise ConfigError([str(error).splitlines()[0]]) from None
     if not merged.get("name") and files:
         merged["name"] = re.sub(r"[^\w.-]+", "_", Path(files[0]).stem).lstrip(".-")[:100] or "run"
+    config = config_from_dict(merged, sources)
+    try:
+        load_plugins(config.plugins, [find_config(name).parent for name in files])
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
+    return config
+
+
+def overridden(config: ExperimentConfig, overrides: Sequence[str]) -> ExperimentConfig:
+    """The config with `section.key=value` texts applied, validated anew. Raises ConfigError."""
+    sources = [read_override(text) for text in overrides]
+    merged: Any = OmegaConf.to_container(OmegaConf.merge(to_dict(config), *[source.values for source in sources]))
     return config_from_dict(merged, sources)
 
 
@@ -256,7 +273,7 @@ def to_yaml(config: ExperimentConfig) -> str:
 
 
 def _message(mistake: Any, sources: Sequence[Source]) -> str:
-    path = [str(part) for part in mistake["loc"] if not str(part).startswith("[")]  # pydantic's own, such as [key]
+    path = [str(part) for part in mistake["loc"] if not str(part).startswith("[")]  # added by pydantic, such as [key]
     key = ".".join(path)
     where = next((f" ({source.place(key)})" for source in reversed(sources) if source.place(key)), "")
     if mistake["type"] == "unexpected_keyword_argument":
@@ -264,7 +281,7 @@ def _message(mistake: Any, sources: Sequence[Source]) -> str:
         near = difflib.get_close_matches(path[-1], known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
         return f"{key}{where}: unknown key; {hint}"
-    if mistake["type"] == "value_error":  # a rule of ours, which says all
+    if mistake["type"] == "value_error":  # our own rule: its text is complete
         return f"{key}{where}: {mistake['ctx']['error']}"
     return f"{key}{where}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}, got {_shown(mistake['input'])}"
 
@@ -286,7 +303,7 @@ def _contradictions(config: ExperimentConfig) -> list[str]:
     """Rules over two keys."""
     problems = []
     model, diffusion, training = config.model, config.diffusion, config.training
-    multiple = model.unshuffle * 2 ** (len(model.channel_multipliers) - 1)
+    multiple = model.unshuffle * 2 ** (len(model.channel_multipliers) - 1) if model.kind == "unet" else 1
     if config.data.crop_size_px % multiple:
         problems.append(
             f"data.crop_size_px: must be a multiple of {multiple} for this model, got {config.data.crop_size_px}"
@@ -300,9 +317,13 @@ def _contradictions(config: ExperimentConfig) -> list[str]:
         problems.append(f"model.attention_levels: levels are 0 to {len(model.channel_multipliers) - 1}")
     if diffusion.prediction == "residual" and not model.condition_channels:
         problems.append("diffusion.prediction: residual needs a degraded image, but model.condition_channels is 0")
-    elif (model.image_channels, model.condition_channels) != (3, 3):
-        found = f"{model.image_channels} and {model.condition_channels}"
-        problems.append(f"model: photographs have image_channels=3 and condition_channels=3, got {found}")
+    elif model.condition_channels not in (0, model.image_channels):
+        problems.append(
+            f"model.condition_channels: must be 0 or image_channels={model.image_channels}, got "
+            f"{model.condition_channels}"
+        )
+    elif config.codec.name == "identity" and model.image_channels != 3:
+        problems.append(f"model.image_channels: photographs have 3, got {model.image_channels}")
     if training.batch_size % training.num_micro_batches:
         problems.append(f"training.num_micro_batches: must divide batch_size={training.batch_size}")
     start_t, num_timesteps = config.sampler.start_t, config.schedule.num_timesteps

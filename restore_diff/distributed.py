@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from restore_diff.errors import UserError
+
 # The two ways in which training stops before its end.
 
 
@@ -171,7 +173,7 @@ PATIENCE_FOR_ROWS = timedelta(days=7)
 """How long a process waits for the others' rows. One that ends is noticed at once."""
 
 
-class OtherRankFailed(RuntimeError):
+class OtherRankFailed(UserError):
     """Another process could not score its share, so there is no result."""
 
 

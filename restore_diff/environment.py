@@ -6,18 +6,18 @@ from pathlib import Path
 
 import torch
 
-from restore_diff import __version__
-
-# What numbers depend on besides settings and images: versions, machine, revision of the source.
+from restore_diff import __version__, registry
 
 
 def versions() -> dict[str, str]:
-    """Of what decides the last bit of every number; also the threads, which share sums out among them."""
+    """Versions of what decides the last bit of every number: packages, number of threads, plugin files by hash."""
+    plugins = {f"plugin {Path(path).name}": digest[:16] for path, digest in sorted(registry.LOADED.items())}
     return {
         "restore_diff": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "num_threads": str(torch.get_num_threads()),
+        **plugins,
     }
 
 

@@ -1,4 +1,4 @@
-"""What a network may be told of the weather in a photograph: which kinds it shows, or nothing."""
+"""Weather labels of a network: which kinds of weather an image shows, as a row of ones and zeros, or unknown."""
 
 from collections.abc import Sequence
 
@@ -7,46 +7,51 @@ from torch import Tensor
 
 from restore_diff.randomness import generator
 
-KINDS = ("none", "rain", "haze", "snow", "raindrop")
-"""The places of a hint."""
+LABELS = ("none", "rain", "haze", "snow", "raindrop")
+"""Default meaning of the places of a hint; a checkpoint keeps its own in `model.labels`. The first is always `none`."""
 
 SURE = 0.7
-"""How likely a kind of weather must be for a network to tell itself so."""
+"""Confidence above which a label is used."""
 
 POSSIBLE = 0.2
-"""How likely it must be that there is none for a network that is not sure of any to tell itself so."""
+"""Confidence in `none` above which it is used when no kind of weather is sure."""
 
 
-def hints(weathers: Sequence[str | None]) -> Tensor:
-    """(len(weathers), 5) float32: 1 where that kind is in the picture; all 0 where the weather is not known, None.
+def hints(weathers: Sequence[str | None], labels: Sequence[str] = LABELS) -> Tensor:
+    """(len(weathers), len(labels)) float32: 1 for each kind that is present; all 0 where the weather is unknown (None).
 
-    "rain+haze" is both. Raises ValueError for a kind that is not known.
+    "rain+haze" is both. Raises ValueError for a kind that is not among the labels.
     """
-    rows = torch.zeros(len(weathers), len(KINDS))
+    rows = torch.zeros(len(weathers), len(labels))
     for row, weather in zip(rows, weathers, strict=True):
         for kind in [] if weather is None else weather.split("+"):
-            if kind not in KINDS:
-                raise ValueError(f"unknown weather {kind!r}; known: {', '.join(KINDS)}")
-            row[KINDS.index(kind)] = 1
+            if kind not in labels:
+                raise ValueError(f"unknown weather {kind!r}; this network has the labels {', '.join(labels)}")
+            row[labels.index(kind)] = 1
     return rows
 
 
-def hints_with_dropout(weathers: Sequence[str | None], positions: Sequence[int], dropout: float, seed: int) -> Tensor:
-    """`hints`, a share `dropout` of them kept secret (Ho & Salimans, 2022): which ones depends on (seed, position)."""
+def hints_with_dropout(
+    weathers: Sequence[str | None],
+    positions: Sequence[int],
+    dropout: float,
+    seed: int,
+    labels: Sequence[str] = LABELS,
+) -> Tensor:
+    """`hints` with a share `dropout` of the labels removed (Ho & Salimans, 2022); which ones: by (seed, position)."""
     drawn = [torch.rand((), generator=generator(seed, "hint", position)).item() for position in positions]
-    return hints([weather if draw >= dropout else None for weather, draw in zip(weathers, drawn, strict=True)])
+    return hints([w if draw >= dropout else None for w, draw in zip(weathers, drawn, strict=True)], labels)
 
 
 def decided(logits: Tensor) -> Tensor:
-    """Logits of each kind, (batch, 5), to hints: the kind of weather that is sure, if no other kind is likely.
+    """Logits (batch, num_labels) -> hints: the one kind of weather that is sure, if no other kind is likely.
 
-    A wrong hint harms more than a right one helps, so in doubt the weather is not known. The place of "none" then holds
-    how likely that is, if it is POSSIBLE: a photograph that may be clean is left nearly as it is.
+    A wrong label harms more than a right one helps, so in doubt the weather is unknown. The place of `none`, the first,
+    then holds its confidence if that is above POSSIBLE: a photograph that may be clean is left nearly as it is.
     """
-    belief = logits.sigmoid()
-    none = KINDS.index("none")
-    alone = (belief > 0.5).sum(1, keepdim=True) == 1
-    hint = ((belief > SURE) & alone).to(torch.float32)
-    hint[:, none] = 0
-    hint[:, none] = belief[:, none] * ((belief[:, none] > POSSIBLE) & ~hint.any(1))
+    confidence = logits.sigmoid()
+    alone = (confidence > 0.5).sum(1, keepdim=True) == 1
+    hint = ((confidence > SURE) & alone).to(torch.float32)
+    hint[:, 0] = 0
+    hint[:, 0] = confidence[:, 0] * ((confidence[:, 0] > POSSIBLE) & ~hint.any(1))
     return hint

@@ -1,4 +1,4 @@
-"""Every setting of the config, with its default, range and meaning. Imports no torch, so that help and mistakes answer at once."""
+"""Every setting of the config, with its default, range and meaning. Imports no torch, so that help is fast."""
 
 from dataclasses import fields
 from typing import Annotated, Any, Literal, Self, TypeVar, cast, dataclass_transform
@@ -51,8 +51,14 @@ def range_names(config: Any) -> list[str]:
 
 # Settings of rendered weather. From each range one value is drawn, uniformly, anew for each image.
 
-Weather = Literal["none", "rain", "haze", "snow", "raindrop", "rain+haze", "snow+haze", "rain+raindrop"]
-"""What is rendered on a clean photograph; of two, the former lies in the scene behind the latter."""
+Weather = Annotated[str, Field(pattern=r"^\w+(\+\w+)*$")]
+"""Weather rendered on a clean photograph: `none`, a name of WEATHERS, or several: rain+haze, nearest last."""
+
+COMBINATIONS = ("rain", "haze", "snow", "raindrop", "rain+haze", "snow+haze", "rain+raindrop")
+"""Weather that `render --weather all` draws from; of two, the former lies in the scene behind the latter."""
+
+Options = dict[str, Any]
+"""Settings of an entry that a plugin file added, validated by the entry's own dataclass when it is built."""
 
 Mixture = Annotated[dict[Weather, Annotated[float, Field(gt=0)]], Field(min_length=1)]
 """How often each is rendered, relative to the others."""
@@ -61,7 +67,7 @@ WeatherChoice = Annotated[
     Annotated[Weather, Tag("[name]")] | Annotated[Mixture, Tag("[mixture]")],
     Discriminator(lambda choice: "[mixture]" if isinstance(choice, dict) else "[name]"),
 ]
-"""One weather or a mixture; a mistake in one of them is not told as a mistake in the other, too."""
+"""One weather or a mixture; the tags keep a mistake in one form from being reported for the other, too."""
 
 
 @settings
@@ -134,7 +140,9 @@ class SnowConfig:
     size_spread: Range[Share] = Field(default=(0.2, 0.5), description="standard deviation of diameters' logarithms")
     depth: Range[Ratio] = Field(default=(4.0, 16.0), description="distance of the snow's far end over its near end's")
     motion: Range[Multiple] = Field(default=(0.0, 3.0), description="way while the shutter is open, over the diameter")
-    defocus: Range[Multiple] = Field(default=(0.0, 1.5), description="spread of a near point by the lens, likewise")
+    defocus: Range[Multiple] = Field(
+        default=(0.0, 1.5), description="spread of a near point by the lens, over the diameter"
+    )
     blur_px: Range[Pixels] = Field(default=(0.4, 0.6), description="standard deviation of the blur of lens and sensor")
     angle_deg: Range[Tilt] = Field(default=(-50.0, 50.0), description="tilt by wind; positive leans like a slash: /")
     angle_spread_deg: Range[TiltSpread] = Field(default=(2.0, 8.0), description="standard deviation of flakes' tilts")
@@ -201,9 +209,9 @@ class DataConfig:
     train: str = Field(
         default="skimage",
         min_length=1,
-        description="a card in datasets/, or a folder of pairs, of clean photographs or of tar files",
+        description="a card in datasets/, INPUT:TARGET, or a folder of pairs, of clean photographs or of zip shards",
     )
-    test: str = Field(default="skimage", min_length=1, description="likewise; never trained on")
+    test: str = Field(default="skimage", min_length=1, description="as `train`; never trained on")
     root: str = Field(default="data", description="where the folders of cards lie")
     weather: WeatherChoice = Field(
         default="none", description="rendered on clean photographs that have no partner: one, or {name: share, ...}"
@@ -213,6 +221,9 @@ class DataConfig:
     snow: SnowConfig = Field(default_factory=SnowConfig)
     raindrop: RaindropConfig = Field(default_factory=RaindropConfig)
     camera: CameraConfig = Field(default_factory=CameraConfig)
+    weather_options: dict[str, Options] = Field(
+        default_factory=dict, description="of weather kinds of plugins, by name"
+    )
     num_validation: int = Field(
         default=8, ge=0, description="clean images held out of training, at most a fifth of them"
     )
@@ -231,16 +242,14 @@ class DataConfig:
 
 # Settings of the noise schedule, the training loss and the sampler.
 
-Prediction = Literal["epsilon", "clean", "velocity", "residual"]
 Spacing = Literal["trailing", "leading", "linspace", "logsnr", "karras"]
 TimestepDraw = Literal["stratified", "antithetic", "late"]
 
 
 @settings
 class ScheduleConfig:
-    name: Literal["linear", "cosine", "sigmoid", "quadratic"] = Field(
-        default="linear", description="how noise grows with t"
-    )
+    name: str = Field(default="linear", description="linear, cosine, sigmoid, quadratic: how noise grows with t")
+    options: Options = Field(default_factory=dict, description="of a plugin's schedule")
     num_timesteps: int = Field(default=1000, ge=2, le=1_000_000, description="T, the number of noise levels")
     beta_start: float = Field(default=1e-4, gt=0, lt=1, description="first beta of linear and quadratic, for T = 1000")
     beta_end: float = Field(default=0.02, gt=0, lt=1, description="last beta of linear and quadratic, for T = 1000")
@@ -248,8 +257,11 @@ class ScheduleConfig:
 
 @settings
 class DiffusionConfig:
-    prediction: Prediction = Field(default="epsilon", description="what the network outputs")
-    loss: Literal["squared", "huber"] = Field(default="squared", description="penalty on the error of epsilon")
+    prediction: str = Field(
+        default="epsilon", description="epsilon, clean, velocity, residual: what the network outputs"
+    )
+    loss: str = Field(default="squared", description="squared, huber: penalty on the error of epsilon")
+    options: Options = Field(default_factory=dict, description="of a plugin's loss")
     huber_delta: float = Field(default=0.1, gt=0, description="where huber turns from squared to linear")
     weighting: Literal["none", "snr_clamp", "p2"] = Field(
         default="none", description="weight of the epsilon loss over t"
@@ -281,9 +293,12 @@ class DiffusionConfig:
 
 @settings
 class SamplerConfig:
-    name: Literal["ddim", "dpm++2m", "unipc", "heun"] = Field(default="ddim", description="the solver")
+    name: str = Field(default="ddim", description="ddim, dpm++2m, unipc, heun: the solver")
+    options: Options = Field(default_factory=dict, description="of a plugin's sampler")
+    guidance: str = Field(default="", description="entry of GUIDANCE that changes each estimate; empty: none")
+    guidance_options: Options = Field(default_factory=dict, description="of that guidance")
     num_steps: int = Field(
-        default=4, ge=1, description="steps from noise to image; heun asks the network twice in each"
+        default=4, ge=1, description="steps from noise to image; heun calls the network twice in each"
     )
     spacing: Spacing = Field(default="trailing", description="which t are visited")
     start_t: int = Field(default=0, ge=0, description="start from the degraded image noised to this t; 0: from noise")
@@ -297,7 +312,7 @@ class SamplerConfig:
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:
-        if self.eta and self.name != "ddim":
+        if self.eta and self.name in ("dpm++2m", "unipc", "heun"):
             raise ValueError(f"eta is noise that ddim adds; with {self.name} it must be 0, got {self.eta}")
         if self.start_t and self.stop_t >= self.start_t:
             raise ValueError(f"stop_t must be less than start_t={self.start_t}, got {self.stop_t}")
@@ -309,7 +324,8 @@ class SamplerConfig:
 
 @settings
 class NetworkConfig:
-    kind: Literal["unet"] = Field(default="unet", description="the network")
+    kind: str = Field(default="unet", description="the network: unet, or an entry of MODELS")
+    options: Options = Field(default_factory=dict, description="of a plugin's network")
     base_channels: int = Field(default=128, ge=8, le=8192, multiple_of=2, description="channels at full resolution")
     channel_multipliers: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
         default=(1, 2, 3, 4), min_length=1, max_length=12, description="one per level"
@@ -327,12 +343,21 @@ class NetworkConfig:
     unshuffle: int = Field(
         default=1, ge=1, le=8, description="work at 1/unshuffle of the size, space folded into channels"
     )
-    hint: bool = Field(default=False, description="can be told the weather, and learns to do without")
-    recognise: bool = Field(
-        default=False, description="unet with a hint: can say what weather it sees, once training.part=recognition"
+    hint: bool = Field(default=False, description="weather conditioning, with label dropout")
+    labels: tuple[str, ...] = Field(
+        default=("none", "rain", "haze", "snow", "raindrop"),
+        min_length=1,
+        description="meaning of the hint's places, none first; kept with the weights",
     )
+    recognise: bool = Field(default=False, description="unet with a hint: a head that detects the weather")
     image_channels: int = Field(default=3, ge=1, description="channels of x_t and of the output")
     condition_channels: int = Field(default=3, ge=0, description="channels of the degraded image; 0: no condition")
+
+
+@settings
+class CodecConfig:
+    name: str = Field(default="identity", description="identity, or an entry of CODECS: from pixels to latents")
+    options: Options = Field(default_factory=dict, description="of a plugin's codec")
 
 
 # Settings of how an image of any size is taken through the network.

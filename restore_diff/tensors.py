@@ -1,5 +1,6 @@
 """Names for the shapes of tensors, and the only two conversions between value ranges."""
 
+from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 from torch import Tensor
@@ -49,3 +50,6 @@ class Identity:
 
 
 IDENTITY = Identity()
+
+CODECS: dict[str, Callable[..., Codec]] = {"identity": Identity}
+"""Codecs by name; an entry is called with its own options, if it declares `Settings`, else without arguments."""

@@ -1,24 +1,37 @@
-"""Weights -> objects: a checkpoint, a weights file or a run becomes a network, and what restores with it."""
+"""Weights -> objects: a checkpoint, a weights file or a run becomes a network and its restorer.
 
+Imports nothing of training data, metrics, evaluation or weather, so that restoring starts fast.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
-from restore_diff import build
-from restore_diff.build import at_quality
-from restore_diff.config import ConfigError, ExperimentConfig, config_from_dict
-from restore_diff.data.names import first_names
-from restore_diff.models.unet import Network, make_network
-from restore_diff.restoration.restorer import Restorer
+from restore_diff.checkpoint import Weights, WeightsError, load_checkpoint_weights
+from restore_diff.config import ConfigError, ExperimentConfig, config_from_dict, to_dict
+from restore_diff.diffusion.prediction import PREDICTIONS, Predictor
+from restore_diff.diffusion.samplers import GUIDANCE, SAMPLERS
+from restore_diff.diffusion.schedule import NoiseSchedule
+from restore_diff.errors import UserError
+from restore_diff.labels import hints
+from restore_diff.models.unet import Network, UNet, make_network
+from restore_diff.randomness import mix
+from restore_diff.registry import choose, make
+from restore_diff.restoration.recognition import Recognition
+from restore_diff.restoration.restorer import Restorer, Samples
 from restore_diff.restoration.tiling import network_pixels
-from restore_diff.training.weights import Weights, WeightsError, load_checkpoint_weights
+from restore_diff.tensors import CODECS, Codec
 
 RUNS = Path("runs")
 SHIPPED = Path(__file__).resolve().parent / "weights" / "all_weather.safetensors"
-"""Weights for all weathers that come with the package; docs/model_card.md says what they are."""
+"""Weights for all weathers that ship with the package; see docs/model_card.md."""
 SHIPPED_NAME = Path("shipped")
 WEATHER_HEAD = "weather_head."
-"""How the names of its weights begin."""
+"""Prefix of the names of its weights."""
 TYPICAL_SIZE = (480, 720)
 
 
@@ -26,6 +39,19 @@ def newest_run(runs: Path = RUNS) -> Path | None:
     """The run folder that was written to last; None where there is none with a checkpoint."""
     found = [path for path in runs.glob("*/checkpoints") if any(path.glob("[0-9]*"))]
     return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
+
+
+RETIRED = {"model": ("mid_blocks",), "training": ("part",)}
+"""Settings of earlier versions that mean nothing any more: dropped when a checkpoint is read."""
+
+
+def without_retired(values: dict[str, Any]) -> dict[str, Any]:
+    """The config of a checkpoint without retired settings."""
+    kept = dict(values)
+    for section, keys in RETIRED.items():
+        if isinstance(kept.get(section), dict):
+            kept[section] = {key: value for key, value in kept[section].items() if key not in keys}
+    return kept
 
 
 def load_experiment(checkpoint: Path | None) -> tuple[Path, ExperimentConfig, Weights]:
@@ -38,22 +64,22 @@ def load_experiment(checkpoint: Path | None) -> tuple[Path, ExperimentConfig, We
         raise WeightsError(f"{path}: no such checkpoint, weights file or run folder")
     try:
         weights = load_checkpoint_weights(SHIPPED if path == SHIPPED_NAME and not path.exists() else path)
-        return path, config_from_dict(weights.config), weights
+        return path, config_from_dict(without_retired(weights.config)), weights
     except ConfigError as error:
         problems = "; ".join(error.problems)
-        raise WeightsError(f"{path}: the config in it is none of this version of restore_diff: {problems}") from error
+        raise WeightsError(f"{path}: its config does not fit this version of restore_diff: {problems}") from error
     except ValueError as error:  # damaged in one way or another
         raise WeightsError(str(error)) from error
 
 
 def trained_network(config: ExperimentConfig, weights: Weights, device: torch.device) -> Network:
     """Raises WeightsError where names, shapes or types of the weights are not those of the config's network."""
-    with torch.device("meta"), build.settings_of("model"):
+    with torch.device("meta"), settings_of("model"):
         model = make_network(config.model)
     expected = {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
     found = {name: (tensor.shape, tensor.dtype) for name, tensor in weights.tensors.items()}
     if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
-        names = first_names([name[:100] for name in wrong])
+        names = ", ".join(name[:100] for name in wrong[:10]) + (f" and {len(wrong) - 10} more" if wrong[10:] else "")
         raise WeightsError(f"the weights do not fit the network of their config: {names}")
     model.load_state_dict(weights.tensors, assign=True)
     return to_restore(model, device)
@@ -77,7 +103,7 @@ def load_restorer(
     tile_overlap_px: int | None = None,
     weather: str | None = None,
 ) -> tuple[Restorer, str]:
-    """A restorer with the weights of a checkpoint, and one line that describes it; None: as the config says."""
+    """A restorer with the weights of a checkpoint, and one line that describes it; None: the value of the config."""
     path, config, weights = load_experiment(checkpoint)
     if quality is not None:
         config = at_quality(config, quality)
@@ -88,8 +114,8 @@ def load_restorer(
         "tiling__tile_size_px": tile_size_px,
         "tiling__tile_overlap_px": tile_overlap_px,
     }
-    config = build.with_overrides(config, **{name: value for name, value in given.items() if value is not None})
-    return trained_restorer(path, config, weights, build.select_device(device), precision, weather)
+    config = with_overrides(config, **{name: value for name, value in given.items() if value is not None})
+    return trained_restorer(path, config, weights, select_device(device), precision, weather)
 
 
 def trained_restorer(
@@ -102,21 +128,20 @@ def trained_restorer(
 ) -> tuple[Restorer, str]:
     """A restorer with these weights, which come from `path`, and one line that describes it.
 
-    `weather`: what the photographs are said to show; None: nothing is said.
+    `weather`: label of all photographs; None: detected for each, where the network can.
     """
-    dtype = build.select_precision(precision, device)
+    dtype = select_precision(precision, device)
     model = trained_network(config, weights, device)
-    restorer = build.restorer(config, model, device, dtype, weather)
-    return restorer, describe(path, config, weights, device, dtype)
+    return restorer(config, model, device, dtype, weather), describe(path, config, weights, device, dtype)
 
 
 def initial_network(config: ExperimentConfig) -> Network:
     """The network to train: its weights drawn from the seed, or those that the config names. Raises WeightsError."""
     if not config.training.initial_weights:
-        return build.network(config)
+        return network(config)
     path, _, weights = load_experiment(Path(config.training.initial_weights))
     if config.model.recognise:  # those that could not do it yet begin it from the seed
-        head = {name: new for name, new in build.network(config).state_dict().items() if name.startswith(WEATHER_HEAD)}
+        head = {name: new for name, new in network(config).state_dict().items() if name.startswith(WEATHER_HEAD)}
         weights = weights._replace(tensors=head | weights.tensors)
     try:
         return trained_network(config, weights, torch.device("cpu"))
@@ -133,3 +158,164 @@ def describe(path: Path, config: ExperimentConfig, weights: Weights, device: tor
     if config.sampler.num_samples > 1:
         steps += f", mean of {config.sampler.num_samples}"
     return f"weights {path} (step {weights.step})  {steps}  {tiles}  {device} {precision}"
+
+
+class DeviceError(UserError):
+    """The requested device does not exist on this machine."""
+
+
+def select_device(name: str) -> torch.device:
+    """ "auto" is the first of CUDA, MPS and CPU that works. Raises DeviceError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.mps.is_available())}.get(kind, 0)
+    if int(index or 0) >= available:
+        raise DeviceError(f"device {name}: this machine has {available} of that kind; try --device auto")
+    return torch.device(name)
+
+
+def select_precision(name: str, device: torch.device) -> Literal["float32", "bfloat16", "float16"]:
+    """ "auto" is bfloat16 on a GPU or a CPU that computes with it, else float32."""
+    if name == "auto":
+        return "bfloat16" if _computes_with_bfloat16(device) else "float32"
+    if name not in ("float32", "bfloat16", "float16"):
+        raise ConfigError([f"dtype: must be auto, float32, bfloat16 or float16, got {name}"])
+    return name  # type: ignore[return-value]
+
+
+def _computes_with_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster than float32: not on CPUs that emulate it, nor on Intel's without AMX."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        able = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch that serves
+        amd = "AMD" in able.get("cpu_name", "")
+        return able.get("amx_bf16", False) or (amd and able.get("avx512_bf16", False))
+    return False
+
+
+def network(config: ExperimentConfig) -> Network:
+    """The untrained network, its first weights drawn from the seed."""
+    with torch.random.fork_rng(devices=[]), settings_of("model"):
+        torch.manual_seed(mix(config.seed, "weights"))
+        return make_network(config.model)
+
+
+def schedule(config: ExperimentConfig) -> NoiseSchedule:
+    """Raises ConfigError for settings that make no schedule."""
+    with settings_of("schedule"):
+        return NoiseSchedule(config.schedule)
+
+
+def restorer(
+    config: ExperimentConfig,
+    model: Network,
+    device: torch.device,
+    precision: Literal["float32", "bfloat16", "float16"],
+    weather: str | None = None,
+) -> Restorer:
+    """A restorer with the weights that `model` has when it is called; `model` is on `device`, in evaluation mode.
+
+    `weather`: label of all photographs, e.g. "rain+haze", "none" or "unknown". None: a network with a weather head
+    detects it for each image. Raises ConfigError where the network takes no label.
+    """
+    predictor: Predictor = model
+    labels = config.model.labels
+    recognition = None
+    if weather is not None:
+        if not config.model.hint:
+            raise ConfigError(["--weather: these weights take no weather label (model.hint is false); leave it out"])
+        with settings_of("--weather"):
+            hint = hints([None if weather == "unknown" else weather], labels)
+        predictor = partial(model, weather=hint.to(device))
+    elif isinstance(model, UNet) and config.model.recognise:
+        last_t = config.schedule.num_timesteps - 1
+        recognition = Recognition(
+            model.recognise,
+            lambda hint: partial(model, weather=hint),
+            last_t,
+            model.size_multiple,
+            device,
+            bfloat16=precision == "bfloat16",
+        )
+    with settings_of("diffusion"):
+        choose(PREDICTIONS, config.diffusion.prediction, "diffusion.prediction")
+    settings, levels = config.sampler, schedule(config)
+    with settings_of("sampler"):
+        prediction = config.diffusion.prediction
+        sampler = make(SAMPLERS, settings.name, "sampler.name", settings.options, levels, prediction, settings)
+        guidance = settings.guidance and make(
+            GUIDANCE, settings.guidance, "sampler.guidance", settings.guidance_options
+        )
+    samples = Samples(settings.num_samples, settings.mirror)
+    return Restorer(
+        predictor,
+        sampler,
+        config.tiling,
+        model.size_multiple,
+        device,
+        precision,
+        samples,
+        recognition,
+        codec=codec(config),
+        guidance=guidance or None,
+    )
+
+
+def codec(config: ExperimentConfig) -> Codec:
+    """From pixels to what the network works on. Raises ConfigError."""
+    with settings_of("codec"):
+        return make(CODECS, config.codec.name, "codec.name", config.codec.options)
+
+
+@contextmanager
+def settings_of(section: str) -> Iterator[None]:
+    """Re-raise ValueError as ConfigError with the name of the section."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        raise ConfigError([text if text.startswith(f"{section}.") else f"{section}: {text}"]) from error
+
+
+def with_overrides(config: ExperimentConfig, **values: Any) -> ExperimentConfig:
+    """The config with `section__key=value` replaced, validated anew. Raises ConfigError."""
+    plain = to_dict(config)
+    for name, value in values.items():
+        section, key = name.split("__")
+        plain[section][key] = value
+    return config_from_dict(plain)
+
+
+QUALITIES = ("fast", "balanced", "best")
+
+DIRECT: dict[str, dict[str, Any]] = {
+    "fast": {"sampler__num_steps": 1, "sampler__num_samples": 1},
+    "balanced": {},
+    "best": {"sampler__num_steps": 1, "sampler__num_samples": 8, "sampler__mirror": True},
+}
+"""For networks that put out the clean image, or a residual: one step is a restoration already. More
+are no better with the weights that ship (docs/speed.md), and little better with others (docs/results/solvers.md)."""
+
+STEPWISE: dict[str, dict[str, Any]] = {
+    "fast": {"sampler__num_steps": 5, "sampler__spacing": "trailing", "sampler__clip": True, "tiling__grid": "shifted"},
+    "balanced": {"sampler__num_steps": 10, "sampler__spacing": "trailing", "sampler__clip": True},
+    "best": {"sampler__num_steps": 25, "sampler__num_samples": 4, "sampler__mirror": True},
+}
+"""For networks that put out epsilon or velocity: they need steps."""
+
+
+def at_quality(config: ExperimentConfig, quality: str) -> ExperimentConfig:
+    """The config with what that quality sets; "balanced" is the config's own choice where its network is direct.
+
+    Tiles of a stepwise network overlap by a quarter, for "best" by a half, and fade smoothly.
+    """
+    if quality not in QUALITIES:
+        raise ConfigError([f"quality: must be one of {', '.join(QUALITIES)}, got {quality}"])
+    direct = config.diffusion.prediction in ("clean", "residual")
+    changes = (DIRECT if direct else STEPWISE)[quality]
+    if not direct:
+        overlap = config.tiling.tile_size_px // (2 if quality == "best" else 4)
+        changes = {**changes, "tiling__window": "hann", "tiling__tile_overlap_px": overlap}
+    return with_overrides(config, **changes)

@@ -16,11 +16,7 @@ from typing import Any
 import torch
 
 from restore_diff import build, trained
-from restore_diff.commands.console import USER_ERRORS, lines_of
-from restore_diff.config import load_config, to_dict
-from restore_diff.distributed import TrainingStopped
-from restore_diff.files import printable
-from restore_diff.training.checkpoint import (
+from restore_diff.checkpoint import (
     BEST,
     STATE,
     TENSORS,
@@ -28,13 +24,17 @@ from restore_diff.training.checkpoint import (
     load_checkpoint,
     mark_best,
     save_checkpoint,
+    save_weights,
     sha256,
 )
+from restore_diff.commands.console import USER_ERRORS, lines_of
+from restore_diff.config import load_config, to_dict
+from restore_diff.distributed import TrainingStopped
+from restore_diff.files import printable
 from restore_diff.training.faults import Interruption
 from restore_diff.training.optimisation import Optimisation
 from restore_diff.training.run import RunFolder, RunLog
 from restore_diff.training.trainer import Trainer, digests, take_snapshot
-from restore_diff.training.weights import save_weights
 
 CPU = torch.device("cpu")
 CONFIG = load_config(

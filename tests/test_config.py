@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from restore_diff import build
 from restore_diff.config import ConfigError, config_from_dict, find_config, load_config, to_dict, to_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,14 +26,14 @@ def problems(files: list[str], *overrides: str) -> list[str]:
 
 
 def test_every_mistake_is_listed_with_its_place_and_the_nearest_known_name(tmp_path):
-    file = write(tmp_path, "training:\n  num_stps: 5\n  batch_size: 0\nmodle: {}\ndiffusion: {prediction: epsilonn}\n")
+    file = write(tmp_path, "training:\n  num_stps: 5\n  batch_size: 0\nmodle: {}\ndiffusion: {weighting: snr}\n")
     listed = problems([file], "training.learning_rate=fast")
     assert len(listed) == 5
     text = "\n".join(listed)
     assert f"training.num_stps ({file}:2): unknown key; did you mean num_steps?" in text
     assert f"training.batch_size ({file}:3): input should be greater than or equal to 1, got 0" in text
     assert f"modle ({file}:4): unknown key; did you mean model?" in text
-    assert "'epsilon', 'clean', 'velocity' or 'residual', got 'epsilonn'" in text
+    assert "'none', 'snr_clamp' or 'p2', got 'snr'" in text
     assert "training.learning_rate (command line): input should be a valid number, got 'fast'" in text
 
 
@@ -126,12 +127,21 @@ def test_help_and_mistakes_are_answered_without_importing_torch(arguments):
 
 
 @pytest.mark.parametrize(
-    ("override", "key"),
-    [("data.weather=rein", "data.weather"), ("data.weather={rein: 1}", "data.weather.rein")],
+    ("override", "expected"),
+    [
+        ("data.weather=rein", "data.weather: unknown name 'rein'; did you mean rain?"),
+        ("data.weather={rain+snwo: 1}", "data.weather: unknown name 'snwo'; did you mean snow?"),
+        ("model.kind=unett", "model.kind: unknown name 'unett'; did you mean unet?"),
+        ("schedule.name=cosin", "schedule.name: unknown name 'cosin'; did you mean cosine?"),
+        ("diffusion.prediction=epsilonn", "diffusion.prediction: unknown name 'epsilonn'; did you mean epsilon?"),
+        ("diffusion.loss=hubber", "diffusion.loss: unknown name 'hubber'; did you mean huber?"),
+        ("model.options={width: 3}", "model.options: unet takes no options, got width"),
+    ],
 )
-def test_a_weather_that_is_none_is_told_once_by_its_own_key(override, key):
+def test_a_name_is_checked_when_it_is_built_with_the_nearest_one(override, expected):
+    config = load_config([], [override])
     with pytest.raises(ConfigError) as caught:
-        load_config([], [override])
-    (problem,) = caught.value.problems
-    assert problem.startswith(f"{key} (command line): ")
-    assert "snow+haze" in problem
+        build.renderer(config.data)
+        build.network(config)
+        build.diffusion(config)
+    assert caught.value.problems[0].startswith(expected)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from restore_diff.build import DIRECT, QUALITIES, STEPWISE, at_quality
+from restore_diff.trained import DIRECT, QUALITIES, STEPWISE, at_quality
 from restore_diff.config import load_config
 from restore_diff.restoration.tiling import network_pixels
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from restore_diff.labels import KINDS, decided, hints, hints_with_dropout
+from restore_diff.labels import LABELS, decided, hints, hints_with_dropout
+from restore_diff.settings import NetworkConfig
 
 
 def test_each_kind_has_its_place_and_two_at_once_have_both():
@@ -16,7 +17,7 @@ def test_each_kind_has_its_place_and_two_at_once_have_both():
 def test_some_are_kept_secret_whichever_batch_they_come_in():
     weathers = ["rain"] * 4000
     told = hints_with_dropout(weathers, range(4000), 0.3, seed=1)
-    assert told[:, KINDS.index("rain")].mean().item() == pytest.approx(0.7, abs=0.03)  # 4 standard deviations
+    assert told[:, LABELS.index("rain")].mean().item() == pytest.approx(0.7, abs=0.03)  # 4 standard deviations
     part = hints_with_dropout(weathers[:10], range(1000, 1010), 0.3, seed=1)
     assert torch.equal(part, told[1000:1010])
     assert not torch.equal(told, hints_with_dropout(weathers, range(4000), 0.3, seed=2))
@@ -24,12 +25,9 @@ def test_some_are_kept_secret_whichever_batch_they_come_in():
     assert hints_with_dropout(weathers, range(4000), 0.0, seed=1).sum() == 4000
 
 
-def test_every_weather_of_the_renderer_is_a_hint():
-    from typing import get_args
-
-    from restore_diff.settings import Weather
-
-    assert hints(get_args(Weather)).shape == (8, 5)
+def test_labels_come_from_the_checkpoint_so_that_a_sixth_kind_breaks_no_weights():
+    assert hints(["smoke+rain"], [*LABELS, "smoke"]).tolist() == [[0, 1, 0, 0, 0, 1]]
+    assert NetworkConfig().labels == LABELS
 
 
 def logits_of(*beliefs):

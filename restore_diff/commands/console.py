@@ -13,15 +13,8 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from restore_diff.build import DeviceError, MetricUnavailable
-from restore_diff.config import ConfigError
-from restore_diff.data.images import ImageError
-from restore_diff.data.names import DataError
-from restore_diff.distributed import OtherRankFailed
+from restore_diff.errors import UserError
 from restore_diff.files import printable
-from restore_diff.training.checkpoint import DamagedCheckpoint, NoIntactCheckpoint
-from restore_diff.training.run import ConfigChanged, RunFolderError
-from restore_diff.training.weights import WeightsError
 
 # What the commands end with; each command's help says which of these it uses.
 
@@ -36,22 +29,8 @@ TERMINATED = 143
 """128 + SIGTERM."""
 
 
-# What the user can mend: these are told in one line each, without a traceback.
-
-USER_ERRORS = (
-    ConfigChanged,
-    ConfigError,
-    DamagedCheckpoint,
-    DataError,
-    DeviceError,
-    ImageError,
-    MetricUnavailable,
-    NoIntactCheckpoint,
-    OSError,  # a file that cannot be read or written, a full disk
-    OtherRankFailed,
-    RunFolderError,
-    WeightsError,
-)
+USER_ERRORS = (UserError, OSError)
+"""Printed in one line each, without a traceback."""
 
 
 # Types of command-line values: each turns a text into a value, or says what would have been right.

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from restore_diff.commands.console import BAD_USAGE, CHECKPOINT, INTERRUPTED, OK, USER_ERRORS, complain, path, say
 
 if TYPE_CHECKING:
+    from restore_diff.checkpoint import Weights
     from restore_diff.config import ExperimentConfig
-    from restore_diff.training.weights import Weights
 
 EXPORT = "restore_diff export"
 IMPORT = "restore_diff import-ckpt"
@@ -22,8 +22,7 @@ def main(argv: list[str]) -> int:
         return BAD_USAGE
     import torch  # slow, as are those that follow
 
-    from restore_diff.interop.diffusers import DiffusersError
-    from restore_diff.interop.onnx import OnnxError, require_onnx
+    from restore_diff.interop.onnx import require_onnx
     from restore_diff.trained import load_experiment, trained_network
 
     try:
@@ -33,7 +32,7 @@ def main(argv: list[str]) -> int:
         say(f"weights {source} (step {weights.step})")
         trained_network(config, weights, torch.device("cpu"))  # raises an error for weights of another network
         EXPORTS[args.format](args, config, weights)
-    except (*USER_ERRORS, DiffusersError, OnnxError) as error:
+    except USER_ERRORS as error:
         complain(EXPORT, error)
         return BAD_USAGE
     except KeyboardInterrupt:
@@ -48,9 +47,9 @@ def import_main(argv: list[str]) -> int:
     if problem := _output_problem(args.output, args.overwrite, is_folder=False):
         complain(IMPORT, problem)
         return BAD_USAGE
+    from restore_diff.checkpoint import save_weights
     from restore_diff.config import to_dict  # slow, as are those that follow
     from restore_diff.interop.weatherdiffusion import read_weatherdiffusion
-    from restore_diff.training.weights import save_weights
 
     try:
         imported = read_weatherdiffusion(args.file)
@@ -94,8 +93,8 @@ def _to_diffusers(args: argparse.Namespace, config: "ExperimentConfig", weights:
 
 
 def _to_safetensors(args: argparse.Namespace, config: "ExperimentConfig", weights: "Weights") -> None:
+    from restore_diff.checkpoint import save_weights
     from restore_diff.config import to_dict
-    from restore_diff.training.weights import save_weights
 
     card = args.card.read_text(encoding="utf-8") if args.card else ""
     args.output.parent.mkdir(parents=True, exist_ok=True)

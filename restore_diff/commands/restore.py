@@ -42,7 +42,7 @@ from restore_diff.commands.console import (
 )
 from restore_diff.data.names import is_image
 from restore_diff.files import printable, remove_abandoned, replace_atomically
-from restore_diff.restoration.folder import Naming, Plan, PlanError, Shard, plan_jobs
+from restore_diff.restoration.sources import Naming, Plan, PlanError, Shard, plan_jobs
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""Cards: one YAML file per data set says where its files lie, how they pair up and how its results are scored."""
+"""Cards: one YAML file per data set with its folders, pairing rules, licence and metric protocols."""
 
 import dataclasses
 import difflib
@@ -13,26 +13,26 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator, model
 from yaml import YAMLError
 
 from restore_diff.data.names import DataError
-from restore_diff.settings import Weather, settings
+from restore_diff.settings import settings
 
 ANY_NAME = "(?P<id>.+)"
 
 
 @settings
 class LayoutConfig:
-    """One way in which a split is found on disks."""
+    """One arrangement of the files of a split on disk."""
 
     clean: str = Field(description="folder of the clean images, below data.root")
     degraded: str | None = Field(
-        default=None, description="folder of the degraded images; none: weather is rendered instead"
+        default=None, description="folder of the degraded images; omitted: weather is rendered"
     )
     clean_id: str = Field(
-        default=ANY_NAME, description="regular expression for the whole name; group `id` is what pairs share"
+        default=ANY_NAME, description="regular expression for the whole name; pairs share the group `id`"
     )
-    degraded_id: str = Field(default=ANY_NAME, description="likewise; files that do not match are not of this split")
-    files: tuple[str, ...] = Field(default=(), description="only these clean images of the folder; none named: all")
+    degraded_id: str = Field(default=ANY_NAME, description="likewise; files that do not match are ignored")
+    files: tuple[str, ...] = Field(default=(), description="only these clean images of the folder; default: all")
     package: str | None = Field(
-        default=None, description="installed Python package that holds the folders, not data.root"
+        default=None, description="installed Python package that holds the folders instead of data.root"
     )
 
     @field_validator("clean_id", "degraded_id")
@@ -49,12 +49,12 @@ class LayoutConfig:
 
 @settings
 class PartConfig:
-    """One of several data sets that a split joins."""
+    """One of the data sets that a split joins."""
 
-    card: str | None = Field(default=None, description="another card, of which the same split is taken")
+    card: str | None = Field(default=None, description="another card; its same split is used")
     folder: str | None = Field(default=None, description="or a folder of pairs or clean photographs, below data.root")
-    weight: float = Field(default=1.0, gt=0, description="how often training draws from it, relative to the others")
-    weather: Weather | None = Field(default=None, description="rendered on its photographs; needs clean ones alone")
+    weight: float = Field(default=1.0, gt=0, description="relative sampling weight in training")
+    weather: str | None = Field(default=None, description="rendered on its photographs, which must be clean")
 
     @model_validator(mode="after")
     def names_one_source(self) -> Self:
@@ -67,20 +67,20 @@ class PartConfig:
 class SplitConfig:
     """Files by `layouts`, or other data sets by `parts`."""
 
-    num_pairs: int | None = Field(default=None, ge=1, description="as published; with layouts only, and needed there")
-    layouts: tuple[LayoutConfig, ...] = Field(default=(), description="the first whose folders exist is taken")
-    weather: Weather | None = Field(default=None, description="rendered on layouts without degraded images")
+    num_pairs: int | None = Field(default=None, ge=1, description="published number; required with layouts")
+    layouts: tuple[LayoutConfig, ...] = Field(default=(), description="the first whose folders exist is used")
+    weather: str | None = Field(default=None, description="rendered on layouts without degraded images")
     parts: tuple[PartConfig, ...] = Field(default=(), description="data sets to join")
 
     @model_validator(mode="after")
     def has_files_or_parts(self) -> Self:
-        """Either layouts, with the number of pairs published, or parts, which bring their own."""
+        """Require either layouts with the published number of pairs, or parts."""
         if bool(self.layouts) == bool(self.parts):
             raise ValueError("a split has either layouts or parts")
         if self.layouts and self.num_pairs is None:
             raise ValueError("num_pairs is missing: how many pairs were published")
         if self.parts and (self.num_pairs is not None or self.weather is not None):
-            raise ValueError("num_pairs and weather belong to layouts; a part has a weather of its own")
+            raise ValueError("num_pairs and weather belong to layouts; set weather in each part")
         if self.weather is not None and any(layout.degraded is not None for layout in self.layouts):
             raise ValueError("weather is rendered on clean photographs: leave out degraded, or weather")
         return self
@@ -91,14 +91,14 @@ SECTIONS = {"train": SplitConfig, "test": SplitConfig, "layouts": LayoutConfig, 
 
 @settings
 class CardConfig:
-    """What is known of a data set."""
+    """Description of a data set."""
 
     name: str
     task: Literal["derain", "raindrop", "desnow", "dehaze", "all_weather"]
-    source: str = Field(description="where its authors offer it")
+    source: str = Field(description="where to download it")
     licence: str
     citation: str
-    protocols: tuple[str, ...] = Field(min_length=1, description="metric protocols its published results are scored by")
+    protocols: tuple[str, ...] = Field(min_length=1, description="metric protocols of its published results")
     caveats: tuple[str, ...] = Field(
         default=(), description="known leaks between splits and sets, versions that differ"
     )
@@ -107,13 +107,13 @@ class CardConfig:
 
 
 def find_cards() -> dict[str, Path]:
-    """The card files by name, from ./datasets and from the datasets/ folder of this repository; the former win."""
+    """Return the card files by name, from ./datasets and from this repository; the former have priority."""
     folders = (Path(__file__).parents[2] / "datasets", Path("datasets"))
     return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
 
 
 def load_card(path: Path) -> CardConfig:
-    """DataError with every mistake of the file, each with its key."""
+    """Load a card. DataError lists every mistake of the file with its key."""
     try:
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
         return TypeAdapter(CardConfig).validate_python(content)
@@ -124,7 +124,7 @@ def load_card(path: Path) -> CardConfig:
 
 
 def folder_of(layout: LayoutConfig, root: Path) -> Path:
-    """The folder that `layout.clean` and `layout.degraded` are relative to. The package is not imported."""
+    """Return the folder to which `layout` is relative. A package is located without importing it."""
     if layout.package is None:
         return root
     spec = importlib.util.find_spec(layout.package)
@@ -135,7 +135,7 @@ def folder_of(layout: LayoutConfig, root: Path) -> Path:
 
 
 def nearest_cards(name: str) -> str:
-    """For a message: the names of cards that may have been meant, or all."""
+    """Return a hint for a message: the most similar card names, or all."""
     cards = find_cards()
     near = difflib.get_close_matches(name.lower(), cards, n=3)
     return f"did you mean {' or '.join(near)}?" if near else f"cards: {', '.join(cards) or 'none'}"

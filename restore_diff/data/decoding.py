@@ -1,4 +1,4 @@
-"""What Pillow does not do for PNG files: tell their bit depth, find late metadata cheaply, write 16 bits per sample."""
+"""Decode image files of any accepted kind to upright integer samples with their metadata, at 8 or 16 bits."""
 
 import io
 import struct
@@ -15,127 +15,29 @@ import torch
 from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
-from restore_diff.data.archive import in_tar, is_file, open_file
-from restore_diff.data.names import PNG_SIGNATURE
+from restore_diff.data.archive import in_zip, is_file, open_file
+from restore_diff.data.names import PNG_SIGNATURE, ImageError
 from restore_diff.files import printable
 
-
-def bits_per_sample(path: Path) -> int:
-    """The bit depth that the header of a PNG file states."""
-    with open_file(path) as file:
-        return file.read(25)[24]
-
-
-def has_late_metadata(path: Path) -> bool:
-    """Whether EXIF or text comes after the pixels, where Pillow finds it only by decoding them."""
-    seen_pixels = False
-    with open_file(path) as file:
-        file.seek(len(PNG_SIGNATURE))
-        while len(start := file.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", start)
-            seen_pixels |= kind == b"IDAT"
-            if seen_pixels and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
-                return True
-            file.seek(length + 4, 1)
-    return False
-
-
-def encode_png(samples: Tensor, exif: bytes, icc_profile: bytes) -> bytes:
-    """The file that holds `samples` (C,H,W), integers in 0..65535. Chunks: W3C PNG specification, 3rd edition."""
-    channels, height, width = samples.shape
-    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
-    rows = samples.permute(1, 2, 0).numpy().astype(">u2").reshape(height, -1).view("u1")
-    filtered = rows.copy()  # filter 1, "Sub": each byte less the same byte of the pixel to the left
-    filtered[:, 2 * channels :] -= rows[:, : -2 * channels]
-    scanlines = b"".join(b"\x01" + row.tobytes() for row in filtered)
-    chunks = [_chunk(b"IHDR", header)]
-    if icc_profile:
-        chunks.append(_chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc_profile)))
-    if exif:
-        chunks.append(_chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")))
-    chunks += [_chunk(b"IDAT", zlib.compress(scanlines)), _chunk(b"IEND", b"")]
-    return PNG_SIGNATURE + b"".join(chunks)
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-# Read 16 bits per sample where Pillow, which has no mode for them in colour, keeps 8.
-
-HIGH_BYTES = {"little": "16L", "big": "16B"}
-"""By the order of the bytes in the file: how Pillow is told to keep the high ones. The other order keeps the low."""
-TIFF_LAYOUTS = tuple(f"{colours};16{order}" for colours in ("RGB", "RGBA") for order in "LBN")
-PLANAR_CONFIGURATION, SEPARATE = 284, 2
-
-
-def can_be_read(image: Image.Image) -> bool:
-    """Whether an opened 16-bit PNG or TIFF file in colour, or PNG in grey, is stored so that `read_deep` can read it.
-
-    Not where the colours of a TIFF file lie apart from each other: Pillow chooses their layout itself.
-    """
-    if image.format == "TIFF":
-        together = image.tag_v2.get(PLANAR_CONFIGURATION, 1) != SEPARATE  # type: ignore[attr-defined]
-        return together and _layout(image).rpartition(";")[::2] in [
-            (m, f"16{b}") for m in ("RGB", "RGBA") for b in "LBN"
-        ]
-    return image.format == "PNG" and "transparency" not in image.info
-
-
-def read_deep(image: Image.Image, reopen: Callable[[], Image.Image]) -> np.ndarray:
-    """int32 (H,W,C) in 0..65535 of an opened file, which is decoded twice: for the high bytes and for the low ones."""
-    layout = _layout(image)
-    if layout == "I;16B":  # grey, of which Pillow keeps all
-        return _read(image, layout)
-    if layout == "LA;16B":  # as many bytes per pixel as 8-bit RGBA, and read as that
-        pairs = _read(image, "RGBA")
-        return pairs[..., 0::2] * 256 + pairs[..., 1::2]
-    order = {"L": "little", "B": "big", "N": sys.byteorder}[layout[-1]]
-    colours, high = layout[:-3], HIGH_BYTES[order]
-    low = next(other for other in HIGH_BYTES.values() if other != high)
-    samples = _read(image, colours + high)
-    samples *= 256
-    with reopen() as again:
-        samples += _read(again, colours + low)
-    return samples
-
-
-def _layout(image: Image.Image) -> str:
-    args = image.tile[0].args  # type: ignore[attr-defined]
-    return str(args if isinstance(args, str) else args[0])
-
-
-def _read(image: Image.Image, layout: str) -> np.ndarray:
-    def told(args: str | tuple) -> str | tuple:
-        return layout if isinstance(args, str) else (layout, *args[1:])
-
-    image.tile = [tile._replace(args=told(tile.args)) for tile in image.tile]  # type: ignore[attr-defined]
-    return np.atleast_3d(np.asarray(image).astype(np.int32))
-
-
-# Decode image files of any accepted kind to integer samples, upright, with the metadata that belongs to them.
-
 MAX_PIXELS = 200_000_000
-"""A larger picture is refused unless the caller allows it: a file of a few kB can claim any size."""
-
-_opening = threading.Lock()
-"""Held while Pillow's own limit is lifted, which is a global of its module."""
-
+"""Limit on the size of a picture unless the caller allows more: a file of a few kB can claim any size."""
 READ_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ORIENTATION = 0x0112
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
-# A TIFF file keeps EXIF among the tags that say how its pixels are stored; only these say something about the picture.
+PLANAR_CONFIGURATION, SEPARATE = 284, 2
+# A TIFF file keeps EXIF among the tags for its storage; only these describe the picture.
 DESCRIPTIVE_TIFF_TAGS = (270, 271, 272, ORIENTATION, 282, 283, 296, 305, 306, 315, 33432, 34665, 34853)
+HIGH_BYTES = {"little": "16L", "big": "16B"}
+"""Pillow's raw mode that keeps the high bytes, by byte order of the file. The other one keeps the low bytes."""
+TIFF_LAYOUTS = tuple(f"{colours};16{order}" for colours in ("RGB", "RGBA") for order in "LBN")
 
-
-class ImageError(ValueError):
-    """An image file that cannot be read or written. One line: the path and what to do."""
+_opening = threading.Lock()
+"""Held while Pillow's own size limit, a global of its module, is lifted."""
 
 
 class Decoded(NamedTuple):
-    """What a file holds."""
+    """Content of an image file."""
 
     samples: Tensor
     """(C,H,W) upright, uint8 or, with 16 bits, int32. C: 1 grey, 2 grey + alpha, 3 RGB, 4 RGB + alpha."""
@@ -145,11 +47,11 @@ class Decoded(NamedTuple):
     exif: bytes
     """With orientation 1, because the samples are upright."""
     num_frames: int
-    """Of an animation, or pages of a TIFF file; `samples` are the first."""
+    """Frames of an animation or pages of a TIFF file; `samples` are the first."""
 
 
 def decode(path: Path, max_pixels: int = MAX_PIXELS) -> Decoded:
-    """Decode a picture; of an animation, the first frame. ImageError for what cannot be decoded without loss."""
+    """Decode a picture; of an animation, the first frame. ImageError if it cannot be decoded without loss."""
     with opened(path, max_pixels) as image:
         samples, bit_depth, icc_profile = _samples(image, path)
         orientation, exif = _exif(image, type(image).getexif)
@@ -158,18 +60,18 @@ def decode(path: Path, max_pixels: int = MAX_PIXELS) -> Decoded:
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """(height, width) of the upright picture, from the header of the file alone."""
+    """Return (height, width) of the upright picture from the header of the file."""
     with opened(path) as image:
         width, height = image.size
-        is_early = image.format == "PNG" and not has_late_metadata(path)
-        getexif = Image.Image.getexif if is_early else type(image).getexif  # that of a PNG decodes the pixels
+        is_early = image.format == "PNG" and not _has_late_metadata(path)
+        getexif = Image.Image.getexif if is_early else type(image).getexif  # the latter decodes the pixels of a PNG
         turned = image.format != "TIFF" and _exif(image, getexif)[0] >= 5  # Pillow turns TIFF itself
     return (width, height) if turned else (height, width)
 
 
 @contextmanager
 def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """The file opened by Pillow; any failure, also of the decoding inside the block, becomes an ImageError."""
+    """Open the file by Pillow; any failure, also of decoding inside the block, becomes an ImageError."""
     name = printable(path)
     try:
         if not is_file(path):
@@ -190,6 +92,92 @@ def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
         raise ImageError(" ".join(f"{name}: {reason}".split())) from error
 
 
+def encode_png(samples: Tensor, exif: bytes, icc_profile: bytes) -> bytes:
+    """Encode integers 0..65535 (C,H,W) as 16-bit PNG. Chunks: W3C PNG specification, 3rd edition."""
+    channels, height, width = samples.shape
+    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    rows = samples.permute(1, 2, 0).numpy().astype(">u2").reshape(height, -1).view("u1")
+    filtered = rows.copy()  # filter 1, "Sub": each byte minus the same byte of the pixel to the left
+    filtered[:, 2 * channels :] -= rows[:, : -2 * channels]
+    scanlines = b"".join(b"\x01" + row.tobytes() for row in filtered)
+    chunks = [_chunk(b"IHDR", header)]
+    if icc_profile:
+        chunks.append(_chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc_profile)))
+    if exif:
+        chunks.append(_chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")))
+    chunks += [_chunk(b"IDAT", zlib.compress(scanlines)), _chunk(b"IEND", b"")]
+    return PNG_SIGNATURE + b"".join(chunks)
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def _png_bits(path: Path) -> int:
+    """Return the bit depth in the header of a PNG file."""
+    with open_file(path) as file:
+        return file.read(25)[24]
+
+
+def _has_late_metadata(path: Path) -> bool:
+    """Return whether EXIF or text follows the pixels of a PNG file, where Pillow finds it only by decoding them."""
+    seen_pixels = False
+    with open_file(path) as file:
+        file.seek(len(PNG_SIGNATURE))
+        while len(start := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", start)
+            seen_pixels |= kind == b"IDAT"
+            if seen_pixels and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+                return True
+            file.seek(length + 4, 1)
+    return False
+
+
+def _can_read_deep(image: Image.Image) -> bool:
+    """Return whether an opened 16-bit TIFF in colour or PNG is stored in a layout that `_read_deep` can read.
+
+    Not if a TIFF file stores its colours in separate planes: Pillow chooses their layout itself.
+    """
+    if image.format == "TIFF":
+        is_together = image.tag_v2.get(PLANAR_CONFIGURATION, 1) != SEPARATE  # type: ignore[attr-defined]
+        return is_together and _layout(image) in TIFF_LAYOUTS
+    return image.format == "PNG" and "transparency" not in image.info
+
+
+def _read_deep(image: Image.Image, reopen: Callable[[], Image.Image]) -> np.ndarray:
+    """Return int32 (H,W,C) in 0..65535 of an opened file, decoded once for the high bytes and once for the low bytes.
+
+    Pillow has no 16-bit colour mode.
+    """
+    layout = _layout(image)
+    if layout == "I;16B":  # grey: Pillow keeps all bits
+        return _read(image, layout)
+    if layout == "LA;16B":  # as many bytes per pixel as 8-bit RGBA, and read as that
+        pairs = _read(image, "RGBA")
+        return pairs[..., 0::2] * 256 + pairs[..., 1::2]
+    order = {"L": "little", "B": "big", "N": sys.byteorder}[layout[-1]]
+    colours, high = layout[:-3], HIGH_BYTES[order]
+    low = next(other for other in HIGH_BYTES.values() if other != high)
+    samples = _read(image, colours + high)
+    samples *= 256
+    with reopen() as again:
+        samples += _read(again, colours + low)
+    return samples
+
+
+def _layout(image: Image.Image) -> str:
+    args = image.tile[0].args  # type: ignore[attr-defined]
+    return str(args if isinstance(args, str) else args[0])
+
+
+def _read(image: Image.Image, layout: str) -> np.ndarray:
+    tiles = image.tile  # type: ignore[attr-defined]
+    args = [layout if isinstance(tile.args, str) else (layout, *tile.args[1:]) for tile in tiles]
+    image.tile = [tile._replace(args=new) for tile, new in zip(tiles, args, strict=True)]  # type: ignore[attr-defined]
+    return np.atleast_3d(np.asarray(image).astype(np.int32))
+
+
 def _why_unidentified(path: Path) -> str:
     with open_file(path) as file:
         head = file.read(4)
@@ -199,23 +187,23 @@ def _why_unidentified(path: Path) -> str:
 
 
 def _open_unlimited(path: Path) -> ImageFile.ImageFile:
-    """Read the header only. Pillow would warn of a large picture, or refuse it, whatever our own limit is."""
+    """Read the header without the limit of Pillow, which warns of large pictures or refuses them."""
     with _opening:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(open_file(path) if in_tar(path) else path, formats=READ_FORMATS)
+            return Image.open(open_file(path) if in_zip(path) else path, formats=READ_FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
 
 def _samples(image: Image.Image, path: Path) -> tuple[Tensor, int, bytes]:
-    """Samples (C,H,W) as in Decoded, their bit depth, and the colour profile that fits them."""
+    """Return samples (C,H,W) as in Decoded, their bit depth, and their colour profile."""
     icc_profile: bytes = image.info.get("icc_profile") or b""
-    file_bits = bits_per_sample(path) if image.format == "PNG" else 8
+    file_bits = _png_bits(path) if image.format == "PNG" else 8
     if image.format == "TIFF":
         file_bits = max(image.tag_v2.get(258, (1,)))  # type: ignore[attr-defined]
-    if file_bits == 16 and can_be_read(image):
-        samples = read_deep(image, lambda: _open_unlimited(path))
+    if file_bits == 16 and _can_read_deep(image):
+        samples = _read_deep(image, lambda: _open_unlimited(path))
         return torch.from_numpy(samples).permute(2, 0, 1), 16, icc_profile
     image.load()
     if file_bits == 16 and image.format == "TIFF" and image.mode.startswith("I;16"):
@@ -232,14 +220,14 @@ def _samples(image: Image.Image, path: Path) -> tuple[Tensor, int, bytes]:
 
 
 def _plain_mode(image: Image.Image) -> str:
-    """The mode among L, LA, RGB, RGBA that holds all of an 8-bit picture."""
+    """Return the mode among L, LA, RGB, RGBA that holds an 8-bit picture without loss."""
     grey = image.mode in ("1", "L", "LA", "La")
     transparent = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
     return ("LA" if transparent else "L") if grey else ("RGBA" if transparent else "RGB")
 
 
 def _cmyk_to_rgb(image: Image.Image, icc_profile: bytes) -> Image.Image:
-    """Through the colour profile of the file to sRGB where there is one that works."""
+    """Convert by the colour profile of the file to sRGB if it has a valid one."""
     if icc_profile:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(icc_profile))
@@ -252,7 +240,7 @@ def _cmyk_to_rgb(image: Image.Image, icc_profile: bytes) -> Image.Image:
 
 
 def _exif(image: Image.Image, getexif: Callable[[Image.Image], Image.Exif]) -> tuple[int, bytes]:
-    """The orientation 1..8 in which the samples lie, and the EXIF block with orientation 1."""
+    """Return the orientation 1..8 of the samples, and the EXIF block with orientation 1."""
     try:
         exif = getexif(image)
         for tag in set(exif) if image.format == "TIFF" else ():
@@ -268,7 +256,7 @@ def _exif(image: Image.Image, getexif: Callable[[Image.Image], Image.Exif]) -> t
 
 
 def _num_frames(image: Image.Image) -> int:
-    """Frames or pages. A JPEG photograph is one picture: what phones add are previews, maps of depth and of light."""
+    """Count frames or pages. A JPEG photograph is one picture: phones add previews, depth and gain maps."""
     try:
         return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     except Exception:  # a damaged second frame does not make the first unreadable
@@ -276,7 +264,7 @@ def _num_frames(image: Image.Image) -> int:
 
 
 def _upright(samples: Tensor, orientation: int) -> Tensor:
-    """Turn samples (C,H,W) as EXIF orientation 1..8 says (CIPA DC-008, section 4.6.4)."""
+    """Turn samples (C,H,W) by EXIF orientation 1..8 (CIPA DC-008, section 4.6.4)."""
     if orientation in (5, 6, 7, 8):
         samples = samples.transpose(1, 2)
     flipped = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}.get(orientation, ())

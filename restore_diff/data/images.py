@@ -1,4 +1,4 @@
-"""Image files -> float RGB and back: bit depth, colour, metadata."""
+"""Read and write image files: bit depth, colour, metadata; check them, and keep them decoded in memory."""
 
 import io
 import os
@@ -14,22 +14,29 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from torch import Tensor
 
-from restore_diff.data import decoding
 from restore_diff.data.archive import open_file
-from restore_diff.data.decoding import MAX_PIXELS, ImageError, decode, read_size
-from restore_diff.data.names import PNG_SIGNATURE
+from restore_diff.data.decoding import MAX_PIXELS, decode, encode_png, read_size
+from restore_diff.data.names import PNG_SIGNATURE, ImageError
 from restore_diff.files import printable, replace_atomically
-
-# Whether a file ends as its format says. Imports nothing heavy.
 
 PNG_END = b"IEND\xae\x42\x60\x82"
 JPEG_END = b"\xff\xd9"
+WRITE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+WRITE_FORMATS[".bmp"] = "BMP"
+PNG_COMPRESSION = 4
+"""Of 0 to 9. The default 6 takes twice the time, a quarter of a fast restoration, for 2 to 4 % smaller files."""
+EXIF_DIRECTORIES = (34665, 34853)
+"""TIFF tags of the EXIF and GPS directories."""
+ROWS_AT_ONCE = 256
+LUMA = (0.299, 0.587, 0.114)  # BT.601; equal channels give that channel
+MIB = 2**20
+NUM_THREADS = min(8, os.cpu_count() or 1)
 
 
 def seems_cut_off(path: Path) -> bool:
-    """Whether a PNG, JPEG or WebP file does not end as its format says: truncated, or with something appended.
+    """Return whether a PNG, JPEG or WebP file lacks the end of its format: truncated, or with data appended.
 
-    Two reads, no decoding. Of the other formats nothing is known.
+    Two reads, no decoding. False for other formats.
     """
     with open_file(path) as file:
         head = file.read(12)
@@ -43,72 +50,9 @@ def seems_cut_off(path: Path) -> bool:
     return head.startswith(b"RIFF") and length < 8 + int.from_bytes(head[4:8], "little")
 
 
-# What Pillow does not do for TIFF files: write 16 bits per sample in colour.
-
-SUBDIRECTORIES = (34665, 34853)
-"""EXIF and GPS."""
-
-
-def encode_tiff(samples: Tensor, exif: bytes, icc_profile: bytes) -> bytes:
-    """The file that holds `samples` (C,H,W), integers in 0..65535: one strip, deflated. Tags: Adobe TIFF 6.0.
-
-    C: 1 grey, 3 RGB, 4 RGB + alpha.
-    """
-    channels, height, width = samples.shape
-    pixels = samples.permute(1, 2, 0).numpy().astype("<u2")
-    differences = pixels.copy()  # predictor 2: each sample less the same one of the pixel to the left
-    differences[:, 1:] -= pixels[:, :-1]
-    strip = zlib.compress(differences.tobytes())
-    directory = ImageFileDirectory_v2()
-    block = Image.Exif()
-    block.load(exif)
-    for tag in block:
-        directory[tag] = block.get_ifd(tag) if tag in SUBDIRECTORIES else block[tag]
-    tags: dict[int, object] = {
-        256: width,
-        257: height,
-        258: (16,) * channels,  # bits per sample
-        259: 8,  # deflate
-        262: 1 if channels == 1 else 2,  # grey, RGB
-        273: (0,),  # where the strip starts: after this directory, as `save` fills in
-        277: channels,
-        278: height,  # rows per strip
-        279: (len(strip),),
-        284: 1,  # samples of a pixel lie together
-        317: 2,  # predictor
-    }
-    if channels == 4:
-        tags[338] = (2,)  # the fourth is alpha, by which the others are not multiplied
-    if icc_profile:
-        tags[34675] = icc_profile
-    for tag, value in tags.items():
-        directory[tag] = value
-    file = io.BytesIO()
-    directory.save(file)
-    return file.getvalue() + strip
-
-
-# Read and write image files with all that they carry: orientation, EXIF, colour profile, transparency, bit depth.
-
-WRITE_FORMATS = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".webp": "WEBP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".bmp": "BMP",
-}
-PNG_COMPRESSION = 4
-"""Of 0 to 9. The usual 6 takes twice the time, a quarter of a fast restoration, and its files are 2 to 4 % smaller."""
-
-ROWS_AT_ONCE = 256
-LUMA = (0.299, 0.587, 0.114)  # BT.601; equal channels give that channel
-
-
 @dataclass(frozen=True, eq=False)
 class RasterImage:
-    """The pixels of a file, upright, and what has to be written back with them."""
+    """The upright pixels of a file, and what is written back with them."""
 
     pixels: Tensor
     """float32 (3,H,W) RGB in [0, 1]; the three channels of a grey picture are equal."""
@@ -116,7 +60,7 @@ class RasterImage:
     bit_depth: int = 8
     """8 or 16 bits per sample."""
     alpha: Tensor | None = None
-    """float32 (1,H,W) in [0, 1]; the pixels are not multiplied by it."""
+    """float32 (1,H,W) in [0, 1]; the pixels are not premultiplied."""
     exif: bytes = b""
     """With orientation 1, because the pixels are upright."""
     icc_profile: bytes = b""
@@ -125,7 +69,7 @@ class RasterImage:
 
 
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> RasterImage:
-    """Read a picture, turned upright; of an animation, the first frame. ImageError for what would lose something."""
+    """Read a picture, turned upright; of an animation, the first frame. ImageError if reading would lose something."""
     samples, bit_depth, icc_profile, exif, num_frames = decode(path, max_pixels)
     levels = samples.to(torch.float32).div_(2**bit_depth - 1)
     grey = len(levels) < 3
@@ -143,7 +87,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> RasterImage:
 def read_rgb_uint8(path: Path) -> Tensor:
     """Read a picture for training and scoring: uint8 (3,H,W) RGB, upright, grey replicated.
 
-    ImageError for what would be silently wrong: 16 bits per sample, and transparency other than fully opaque.
+    ImageError for 16 bits per sample and for transparency other than fully opaque.
     """
     samples, bit_depth, *_ = decode(path)
     if bit_depth == 16:
@@ -156,12 +100,12 @@ def read_rgb_uint8(path: Path) -> Tensor:
 
 
 def write_image(path: Path, pixels: Tensor, like: RasterImage | None = None, quality: int = 95) -> None:
-    """Write `pixels`, float RGB (3,H,W), clamped to [0, 1], in the format of the suffix; whole or not at all.
+    """Write `pixels`, float RGB (3,H,W), clamped to [0, 1], in the format of the suffix, completely or not at all.
 
-    What `like` carries goes with them: grey, transparency, bit depth, EXIF and colour profile, as far as the format
-    holds them: 16 bits in PNG and TIFF, no metadata in BMP, in JPEG no alpha, which must be opaque there. Rounded half
-    up, as the metrics do. `quality` 1..100 is that of JPEG and WebP. ImageError for a suffix that is not written,
-    transparency in JPEG, and values that are not finite; OSError as the disk gives it.
+    Grey, transparency, bit depth, EXIF and colour profile come from `like` as far as the format holds them: 16 bits in
+    PNG and TIFF, no metadata in BMP, in JPEG no alpha, which must be opaque. Levels are rounded half up, as in the
+    metrics. `quality` 1..100 is that of JPEG and WebP. ImageError for an unknown suffix, transparency in JPEG, and
+    values that are not finite; OSError from the disk.
     """
     like = like or RasterImage(pixels)
     kind = WRITE_FORMATS.get(path.suffix.lower())
@@ -185,7 +129,7 @@ def write_image(path: Path, pixels: Tensor, like: RasterImage | None = None, qua
     holds_grey = {"PNG": True, "JPEG": True, "TIFF": alpha is None or not is_deep, "BMP": alpha is None, "WEBP": False}
     grey = like.grey and holds_grey[kind]
     samples = _quantize(pixels, alpha, grey, 65535 if is_deep else 255)
-    icc_profile = like.icc_profile if grey == like.grey else b""  # a profile for grey says nothing about RGB
+    icc_profile = like.icc_profile if grey == like.grey else b""  # a grey profile does not fit RGB
     try:
         content = _encode(samples, kind, is_deep, quality, like.exif, icc_profile)
     except Exception as error:  # encoders raise anything, for instance on a size that the format cannot hold
@@ -194,9 +138,9 @@ def write_image(path: Path, pixels: Tensor, like: RasterImage | None = None, qua
 
 
 def _quantize(pixels: Tensor, alpha: Tensor | None, grey: bool, levels: int) -> Tensor:
-    """Integer samples (C,H,W) in 0..levels: uint8, or int32 for more than 255 levels.
+    """Return integer samples (C,H,W) in 0..levels: uint8, or int32 for more than 255 levels.
 
-    Computed in double precision, so that no level is missed by rounding, a few rows at a time.
+    In double precision, so that every level is reached, a few rows at a time.
     """
     planes = (1 if grey else 3) + (alpha is not None)
     samples = torch.empty(planes, *pixels.shape[1:], dtype=torch.uint8 if levels == 255 else torch.int32)
@@ -212,7 +156,7 @@ def _quantize(pixels: Tensor, alpha: Tensor | None, grey: bool, levels: int) -> 
 
 def _encode(samples: Tensor, kind: str, is_deep: bool, quality: int, exif: bytes, icc_profile: bytes) -> bytes:
     if is_deep:
-        return {"PNG": decoding.encode_png, "TIFF": encode_tiff}[kind](samples, exif, icc_profile)
+        return (encode_png if kind == "PNG" else encode_tiff)(samples, exif, icc_profile)
     array = samples.permute(1, 2, 0).numpy()
     image = Image.fromarray(array[..., 0] if len(samples) == 1 else array)
     options: dict[str, object] = {} if kind == "BMP" else {"exif": exif, "icc_profile": icc_profile or None}
@@ -227,32 +171,63 @@ def _encode(samples: Tensor, kind: str, is_deep: bool, quality: int, exif: bytes
     return buffer.getvalue()
 
 
-# Decoded images in memory, as far as they fit, shared by all processes that read them.
+def encode_tiff(samples: Tensor, exif: bytes, icc_profile: bytes) -> bytes:
+    """Encode integers 0..65535 (C,H,W) as 16-bit TIFF: one strip, deflated. Tags: Adobe TIFF 6.0.
 
-MIB = 2**20
-NUM_THREADS = min(8, os.cpu_count() or 1)
+    C: 1 grey, 3 RGB, 4 RGB + alpha. Pillow does not write 16 bits in colour.
+    """
+    channels, height, width = samples.shape
+    pixels = samples.permute(1, 2, 0).numpy().astype("<u2")
+    differences = pixels.copy()  # predictor 2: each sample minus that of the pixel to the left
+    differences[:, 1:] -= pixels[:, :-1]
+    strip = zlib.compress(differences.tobytes())
+    directory = ImageFileDirectory_v2()
+    block = Image.Exif()
+    block.load(exif)
+    for tag in block:
+        directory[tag] = block.get_ifd(tag) if tag in EXIF_DIRECTORIES else block[tag]
+    tags: dict[int, object] = {
+        256: width,
+        257: height,
+        258: (16,) * channels,  # bits per sample
+        259: 8,  # deflate
+        262: 1 if channels == 1 else 2,  # grey, RGB
+        273: (0,),  # start of the strip, filled in by `save`
+        277: channels,
+        278: height,  # rows per strip
+        279: (len(strip),),
+        284: 1,  # samples of a pixel are adjacent
+        317: 2,  # predictor
+    }
+    if channels == 4:
+        tags[338] = (2,)  # the fourth is alpha, not premultiplied
+    if icc_profile:
+        tags[34675] = icc_profile
+    for tag, value in tags.items():
+        directory[tag] = value
+    file = io.BytesIO()
+    directory.save(file)
+    return file.getvalue() + strip
 
 
 class Scan(NamedTuple):
-    """What is known of files before they are all decoded."""
+    """Result of a check of files without decoding all of them."""
 
     sizes: dict[Path, tuple[int, int]]
-    """(height, width) of those whose header can be read and that do not seem cut off."""
+    """(height, width) of each intact file."""
     damaged: dict[Path, ImageError]
-    """The others."""
 
 
 class DecodedImages:
     """uint8 (3,H,W) by path. The first images that fit into `cache_mib` are decoded at once, the others at each read.
 
-    The memory is one tensor, filled before worker processes start: forked workers see the same pages, and spawned ones
-    get it as one piece of shared memory.
+    One tensor, filled before worker processes start: forked workers share its pages, spawned ones its shared memory.
     """
 
     def __init__(self, scan: Scan, cache_mib: int):
         self._sizes = scan.sizes
         self.damaged = dict(scan.damaged)
-        """Those of the scan, and what could not be decoded into the cache."""
+        """Errors of the scan and of decoding into the cache."""
         self._offsets: dict[Path, int] = {}
         end = 0
         for path, (height, width) in scan.sizes.items():
@@ -268,7 +243,7 @@ class DecodedImages:
         return len(self._offsets)
 
     def __getitem__(self, path: Path) -> Tensor:
-        """ImageError for a file that cannot be read. The tensor is shared: do not write into it."""
+        """Return a shared tensor, not to be written into. Raises ImageError for a file that cannot be read."""
         if path in self.damaged:
             raise self.damaged[path]
         return self._slot(path) if path in self._offsets else read_rgb_uint8(path)
@@ -285,7 +260,7 @@ class DecodedImages:
 
 
 def scan_files(paths: Iterable[Path], is_suspect: Callable[[Path], bool] = seems_cut_off) -> Scan:
-    """Read the header of each file, and decode the suspects among them, to know."""
+    """Read the header of each file; decode those that `is_suspect`."""
     distinct = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         found = dict(zip(distinct, pool.map(lambda path: _examine(path, is_suspect), distinct), strict=True))
@@ -294,14 +269,14 @@ def scan_files(paths: Iterable[Path], is_suspect: Callable[[Path], bool] = seems
 
 
 def read_sizes(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:
-    """(height, width) of each file; ImageError that names the first damaged file and says how many more there are."""
+    """Return (height, width) of each file; ImageError for damaged files."""
     scan = scan_files(paths)
     refuse_damaged(scan.damaged)
     return scan.sizes
 
 
 def refuse_damaged(damaged: dict[Path, ImageError]) -> None:
-    """ImageError that tells of the first of these files and counts the others, unless there is none."""
+    """Raise ImageError for the first of these files with the number of the others, if there are any."""
     if damaged:
         first = str(next(iter(damaged.values())))
         others = f"; {len(damaged) - 1} more files cannot be read" if len(damaged) > 1 else ""

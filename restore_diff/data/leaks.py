@@ -1,4 +1,10 @@
-"""How alike two small grey pictures are once one of them is laid over the other: shifted and stretched a little."""
+"""Find pictures that occur twice, also slightly cropped, mirrored, turned, resized, compressed or brightened.
+
+A picture becomes a thumbnail of 64x64 and a descriptor: its 8x8 lowest cosine coefficients, each times its frequency,
+because unrelated photographs share the brightness of large areas. Mirroring and turning change only signs and the order
+of coefficients, so all eight orientations are compared by one matrix product each. Pairs with similar descriptors are
+verified on the details of their thumbnails. docs/doctor.md measures the thresholds.
+"""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -7,119 +13,32 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 from scipy.fft import dctn
-from scipy.ndimage import affine_transform, gaussian_filter
+from scipy.ndimage import gaussian_filter
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-
-COARSE_PX, FINE_PX, LIGHT_PX = 2.5, 1.0, 8.0
-"""Standard deviations: the details that pictures are aligned by, first and then, are finer than the light of areas."""
-WINDOW_PX = 3.0
-"""Standard deviation of the window in which pictures are compared."""
-NOISE = 1.0
-"""Standard deviation, in 255ths, of details that say nothing."""
-NUM_STEPS = 12
-MIN_OVERLAP = 0.6
-"""Share of the picture that must be seen in both."""
-MAX_STRETCH = 1.3
-
-
-def aligned_similarity(fixed: np.ndarray, moving: np.ndarray, stretch: float = 1.0) -> float:
-    """Mean correlation, up to 1, of the details of two (N,N) pictures 0..255 in small windows, after best alignment.
-
-    The alignment, a stretch and a shift along each axis, is found by Gauss-Newton steps on the squared difference of
-    the normalised details (Baker and Matthews, IJCV 2004, section 3.2), from coarse to fine, starting with `stretch`.
-    A window without details adds nothing, so that one edge in an empty sky does not make two pictures alike; brightness
-    and contrast do not matter. 0 where the pictures come apart or are flat.
-    """
-    parameters = np.array([stretch, stretch, 0.0, 0.0])  # stretch and shift (px) of rows and columns, from the middle
-    for finest in (COARSE_PX, FINE_PX):
-        still, details = _details(fixed, finest), _details(moving, finest)
-        warped, seen = _warp(details, parameters)
-        for _ in range(NUM_STEPS):
-            if not _is_sensible(parameters, still, warped, seen):
-                return 0.0
-            step = _gauss_newton_step(_normalised(still, seen), _normalised(warped, seen), seen)
-            parameters = parameters + step
-            warped, seen = _warp(details, parameters)
-            if np.abs(step * [len(fixed) / 2, len(fixed) / 2, 1, 1]).max() < 0.01:
-                break
-    return _windowed_correlation(still, warped, seen) if _is_sensible(parameters, still, warped, seen) else 0.0
-
-
-def own_similarity(picture: np.ndarray) -> float:
-    """What `aligned_similarity` gives for a picture and itself: near 1, or less for one with large empty areas."""
-    details = _details(picture, FINE_PX)
-    return _windowed_correlation(details, details, np.ones(details.shape, bool))
-
-
-def _details(picture: np.ndarray, finest: float) -> np.ndarray:
-    """The picture without noise and traces of a codec, and without the light and dark of areas, which scenes share."""
-    return gaussian_filter(picture, finest) - gaussian_filter(picture, LIGHT_PX)
-
-
-def _warp(picture: np.ndarray, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The picture as the parameters lay it, and where it is seen."""
-    middle = (np.array(picture.shape) - 1) / 2
-    offset = middle + parameters[2:] - parameters[:2] * middle
-    warped = affine_transform(picture, parameters[:2], offset, order=1, cval=np.nan)  # type: ignore[arg-type]
-    return np.nan_to_num(warped), np.isfinite(warped)
-
-
-def _is_sensible(parameters: np.ndarray, still: np.ndarray, warped: np.ndarray, seen: np.ndarray) -> bool:
-    stretched = max(parameters[:2].max(), 1 / parameters[:2].clip(1e-3).min())
-    if stretched > MAX_STRETCH or seen.mean() < MIN_OVERLAP:
-        return False
-    return bool(min(still[seen].std(), warped[seen].std()) > NOISE / 10)
-
-
-def _normalised(picture: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Mean 0 and variance 1 where seen, 0 elsewhere."""
-    values = picture[seen]
-    return np.where(seen, (picture - values.mean()) / max(float(values.std()), 1e-6), 0)
-
-
-def _gauss_newton_step(still: np.ndarray, warped: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """The change of the parameters that lessens the squared difference most, were the pictures linear."""
-    rows, columns = np.gradient(warped)
-    row, column = np.argwhere(seen).T - (len(still) - 1) / 2
-    slopes = np.stack([rows[seen] * row, columns[seen] * column, rows[seen], columns[seen]])
-    normal = slopes @ slopes.T
-    damping = 1e-6 * np.trace(normal) * np.eye(4)  # a picture of stripes says nothing of the shift along them
-    return np.linalg.solve(normal + damping, slopes @ (still - warped)[seen])
-
-
-def _windowed_correlation(still: np.ndarray, warped: np.ndarray, seen: np.ndarray) -> float:
-    noise = (NOISE / max(min(still[seen].std(), warped[seen].std()), 1e-6)) ** 2
-    a, b = _normalised(still, seen), _normalised(warped, seen)
-    mean = [gaussian_filter(product, WINDOW_PX) for product in (a * b, a * a, b * b)]
-    return float((mean[0] / np.sqrt((mean[1] + noise) * (mean[2] + noise)))[seen].mean())
-
-
-# Pictures that come twice, also cropped a little, mirrored, turned, resized, compressed or brightened.
-#
-# A picture becomes a thumbnail of 64x64, whatever its shape, and that a descriptor: its 8x8 lowest cosine coefficients,
-# each times its frequency, so that the light and dark of large areas, which unrelated photographs share, does not decide.
-# Mirroring and turning only change signs and the order of coefficients, so all eight ways to lay a picture are compared
-# by one matrix product each. Pairs whose descriptors are alike are verified on the thumbnails, laid over each other.
-#
-# The thresholds lie between what docs/doctor.md measures on photographs: changed copies have descriptors of at least 0.94
-# and a similarity of at least 0.84, which is 0.92 of their own; unrelated ones have at most 0.72 and 0.66.
 
 THUMBNAIL_PX = 64
 NUM_FREQUENCIES = 8
 MIN_CANDIDATE = 0.75
-"""Descriptors that are less alike are not looked at again."""
+"""Least correlation of descriptors at which two pictures are verified."""
 SAME_SCENE = 0.7
-"""Similarity after alignment, from here on: neighbouring frames, a stereo pair, one place from nearly one point."""
-SAME_PICTURE = 0.9
-"""Likewise, as a share of the picture's similarity with itself, which empty areas lower."""
+"""Least similarity for neighbouring frames, a stereo pair, one place from nearly one point."""
+SAME_PICTURE = 0.88
+"""Likewise for one picture, relative to its similarity with itself, which empty areas lower."""
 MIN_CONTRAST = 1.5
-"""Standard deviation, in 255ths, of a thumbnail that says anything. Flatter pictures are compared by pixels only."""
+"""Least standard deviation, in 255ths, of a thumbnail. Flatter pictures are compared by pixels only."""
 MOST_CANDIDATES = 8
-"""Verified for each picture; frames of a film would be alike by the thousand."""
+"""Verified for each picture, because frames of a film match by the thousand."""
 BLOCK = 512
 BORDER_PX = 3
-"""Of a thumbnail, cut off to compare with pictures that have lost about as much."""
+"""Cut off a thumbnail to compare it with pictures that have lost about as much."""
+FINE_PX, LIGHT_PX = 1.5, 8.0
+"""Standard deviations: details are coarser than noise and finer than the brightness of areas."""
+WINDOW_PX = 3.0
+"""Standard deviation of the window in which details are compared."""
+MAX_SHIFT_PX = 2
+NOISE = 1.0
+"""Standard deviation, in 255ths, of details that carry no information."""
 
 TURNS = (
     "",
@@ -131,14 +50,14 @@ TURNS = (
     "turned left by 90 degrees",
     "transposed and turned by 180 degrees",
 )
-"""How a picture lies when it is transposed (4), then mirrored top to bottom (2), then left to right (1)."""
+"""Orientation by number: transposed (4), then mirrored top to bottom (2), then left to right (1)."""
 
 Kind = Literal["same pixels", "same picture", "same scene"]
 
 
 class Fingerprint(NamedTuple):
     digest: bytes
-    """Of the pixels and their shape."""
+    """Hash of the pixels and their shape."""
     thumbnail: np.ndarray
     """float16 (64,64), grey, 0..255."""
 
@@ -150,20 +69,20 @@ class Match(NamedTuple):
     second: int
     kind: Kind
     similarity: float
-    """After alignment, as a share of what the picture has with itself; 1 for the same pixels."""
+    """Relative to that of the picture with itself, at most 1; 1 for the same pixels."""
     turn: str
-    """One of TURNS: how the second one has to be laid to fit the first."""
+    """One of TURNS: the change that makes the second one fit the first."""
 
 
 def fingerprint(pixels: np.ndarray) -> Fingerprint:
-    """Of uint8 (H,W,3) RGB."""
+    """Fingerprint of uint8 (H,W,3) RGB."""
     digest = hashlib.blake2b(str(pixels.shape).encode() + pixels.tobytes(), digest_size=16)
     small = Image.fromarray(pixels).resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BILINEAR)
     return Fingerprint(digest.digest(), (np.asarray(small) @ np.array([0.299, 0.587, 0.114])).astype(np.float16))
 
 
 def descriptors(prints: Sequence[Fingerprint], border_px: int = 0) -> np.ndarray:
-    """float32 (num, 8, 8) of norm 1; all zero, and so like nothing, for pictures without contrast."""
+    """Return float32 (num, 8, 8) of norm 1; zero, which matches nothing, for pictures without contrast."""
     thumbnails = np.stack([p.thumbnail for p in prints]).astype(np.float32)
     inner = slice(border_px, THUMBNAIL_PX - border_px)
     coefficients = np.asarray(dctn(thumbnails[:, inner, inner], axes=(1, 2), norm="ortho"))
@@ -171,8 +90,8 @@ def descriptors(prints: Sequence[Fingerprint], border_px: int = 0) -> np.ndarray
         *np.mgrid[:NUM_FREQUENCIES, :NUM_FREQUENCIES]
     ).astype(np.float32)
     norms = np.linalg.norm(weighted, axis=(1, 2))
-    says_nothing = thumbnails.std(axis=(1, 2)) < MIN_CONTRAST
-    return weighted * np.where(says_nothing, 0, 1 / np.maximum(norms, 1e-6))[:, None, None]
+    is_flat = thumbnails.std(axis=(1, 2)) < MIN_CONTRAST
+    return weighted * np.where(is_flat, 0, 1 / np.maximum(norms, 1e-6))[:, None, None]
 
 
 def find_matches(
@@ -180,10 +99,10 @@ def find_matches(
     second: Sequence[Fingerprint] | None = None,
     on_compared: Callable[[int], object] = lambda num: None,
 ) -> list[Match]:
-    """Pairs of a picture of `first` and one of `second` that match; without `second`, pairs within `first`, each once.
+    """Return the matching pairs of pictures of `first` and `second`; without `second`, pairs within `first`, each once.
 
-    Of pictures with the same pixels one is compared for all, and each picture with its eight likeliest candidates at
-    most: to know what belongs together, take `groups`. `on_compared` hears how many pictures of `second` were done.
+    Of pictures with the same pixels one is compared, and each picture with at most eight candidates: use `groups` to
+    join them. `on_compared` is called with the number of pictures of `second` compared since the last call.
     """
     others = first if second is None else second
     matches = _same_pixels(first, second)
@@ -206,15 +125,49 @@ def find_matches(
 
 
 def groups(num: int, matches: Sequence[Match]) -> np.ndarray:
-    """A group's number for each of `num` pictures of one list: those that matches join, directly or not."""
+    """Return a group number for each of `num` pictures of one list; matches join groups, also indirectly."""
     rows, columns = [match.first for match in matches], [match.second for match in matches]
     joined = coo_matrix((np.ones(len(matches)), (rows, columns)), shape=(num, num))
     return connected_components(joined, directed=False)[1]
 
 
 def is_plain(picture: Fingerprint) -> bool:
-    """Whether it is too empty to be known again once it is changed."""
+    """Return whether a picture is too empty to be recognised after a change."""
     return SAME_PICTURE * own_similarity(picture.thumbnail.astype(np.float64)) < SAME_SCENE
+
+
+def aligned_similarity(fixed: np.ndarray, moving: np.ndarray) -> float:
+    """Return the mean correlation, up to 1, of the details of two (N,N) pictures 0..255 in small windows.
+
+    At the shift of at most 2 px along each axis at which the whole pictures correlate best. Windows without details
+    count as 0, so one edge in an empty sky does not make two pictures similar; brightness and contrast do not matter.
+    """
+    still, details = _details(fixed), _details(moving)
+    middle = slice(MAX_SHIFT_PX, len(fixed) - MAX_SHIFT_PX)
+    one, shifts = _normalised(still[middle, middle]), range(-MAX_SHIFT_PX, MAX_SHIFT_PX + 1)
+    others = [np.roll(details, (down, right), (0, 1))[middle, middle] for down in shifts for right in shifts]
+    best = max(others, key=lambda other: float((one * _normalised(other)).sum()))
+    return _windowed_correlation(still[middle, middle], best)
+
+
+def own_similarity(picture: np.ndarray) -> float:
+    """Return `aligned_similarity` of a picture with itself: near 1, or less with large empty areas."""
+    return aligned_similarity(picture, picture)
+
+
+def _details(picture: np.ndarray) -> np.ndarray:
+    return gaussian_filter(picture, FINE_PX) - gaussian_filter(picture, LIGHT_PX)
+
+
+def _normalised(picture: np.ndarray) -> np.ndarray:
+    return (picture - picture.mean()) / max(float(picture.std()), 1e-6)
+
+
+def _windowed_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    noise = (NOISE / max(float(min(first.std(), second.std())), 1e-6)) ** 2
+    a, b = _normalised(first), _normalised(second)
+    mean = [gaussian_filter(product, WINDOW_PX) for product in (a * b, a * a, b * b)]
+    return float((mean[0] / np.sqrt((mean[1] + noise) * (mean[2] + noise))).mean())
 
 
 def _same_pixels(first: Sequence[Fingerprint], second: Sequence[Fingerprint] | None) -> list[Match]:
@@ -234,7 +187,7 @@ def _first_of_each(prints: Sequence[Fingerprint]) -> list[int]:
 
 
 class _Descriptors(NamedTuple):
-    """Of whole pictures and of pictures without their border, in case the others have lost it."""
+    """Descriptors of whole pictures and of pictures without their border, which the others may have lost."""
 
     whole: np.ndarray
     inner: np.ndarray
@@ -245,13 +198,13 @@ class _Descriptors(NamedTuple):
 
 
 def _candidates(table: _Descriptors, block: Sequence[Fingerprint], start: int | None) -> list[tuple[int, int]]:
-    """(position in the table, in the block) of pictures with descriptors alike; `start`: the block's place in it."""
+    """Return (position in the table, in the block) of candidates; `start`: the block's place in the table, if in it."""
     whole, inner = _Descriptors.of(block)
     alike = np.full((len(block), len(table.whole)), -1, np.float32)
     for ours, theirs in ((whole, table.whole), (whole, table.inner), (inner, table.whole)):
         flat = theirs.reshape(len(theirs), -1).T
         for turn in range(len(TURNS)):
-            np.maximum(alike, _laid(ours, turn).reshape(len(ours), -1) @ flat, out=alike)
+            np.maximum(alike, _turned(ours, turn).reshape(len(ours), -1) @ flat, out=alike)
     if start is not None:
         alike[np.arange(len(block)), start + np.arange(len(block))] = -1
     found = []
@@ -261,32 +214,40 @@ def _candidates(table: _Descriptors, block: Sequence[Fingerprint], start: int | 
     return found
 
 
-def _laid(coefficients: np.ndarray, turn: int) -> np.ndarray:
-    """The cosine coefficients (...,K,K) of pictures laid as TURNS says: to mirror is to negate the odd ones."""
+def _turned(coefficients: np.ndarray, turn: int) -> np.ndarray:
+    """Return the cosine coefficients (...,K,K) of turned pictures: mirroring negates the odd ones."""
     signs = (-1.0) ** np.arange(coefficients.shape[-1], dtype=np.float32)
     laid = coefficients.swapaxes(-1, -2) if turn & 4 else coefficients
     laid = laid * signs[:, None] if turn & 2 else laid
     return laid * signs if turn & 1 else laid
 
 
-def _laid_picture(picture: np.ndarray, turn: int) -> np.ndarray:
-    laid = picture.T if turn & 4 else picture
-    laid = laid[::-1] if turn & 2 else laid
-    return laid[:, ::-1] if turn & 1 else laid
+def _turned_picture(picture: np.ndarray, turn: int) -> np.ndarray:
+    picture = picture.T if turn & 4 else picture
+    picture = picture[::-1] if turn & 2 else picture
+    return picture[:, ::-1] if turn & 1 else picture
 
 
 def _verified(i: int, j: int, first: Fingerprint, second: Fingerprint) -> list[Match]:
-    """The match of two candidates, if it is one, laid as their descriptors agree best."""
+    """Return the match of two candidates, if any, at the orientation and the border at which they fit best."""
     ours, theirs = _Descriptors.of([first]), _Descriptors.of([second])
-    inner_px = THUMBNAIL_PX - 2 * BORDER_PX
-    ways = ((ours.whole, theirs.whole, 1.0), (ours.inner, theirs.whole, THUMBNAIL_PX / inner_px))
-    ways += ((ours.whole, theirs.inner, inner_px / THUMBNAIL_PX),)
-    _, turn, stretch = max(
-        (float((a * _laid(b, turn)).sum()), turn, stretch) for a, b, stretch in ways for turn in range(len(TURNS))
+    ways = ((ours.whole, theirs.whole), (ours.inner, theirs.whole), (ours.whole, theirs.inner))
+    agreement, turn = max((float((a * _turned(b, turn)).sum()), turn) for a, b in ways for turn in range(len(TURNS)))
+    moving = _turned_picture(second.thumbnail, turn)
+    borders = [(lost, 0) for lost in range(BORDER_PX + 1)] + [(0, lost) for lost in range(1, BORDER_PX + 1)]
+    similarity, own = max(
+        (aligned_similarity(fixed, _without_border(moving, other)), own_similarity(fixed))
+        for one, other in borders
+        for fixed in [_without_border(first.thumbnail, one)]
     )
-    moving = _laid_picture(second.thumbnail.astype(np.float64), turn)
-    similarity = aligned_similarity(first.thumbnail.astype(np.float64), moving, stretch)
     if similarity < SAME_SCENE:
         return []
-    share = similarity / own_similarity(first.thumbnail.astype(np.float64))
-    return [Match(i, j, "same picture" if share >= SAME_PICTURE else "same scene", min(share, 1.0), TURNS[turn])]
+    share = min(similarity / own, agreement, 1.0)
+    return [Match(i, j, "same picture" if share >= SAME_PICTURE else "same scene", share, TURNS[turn])]
+
+
+def _without_border(thumbnail: np.ndarray, border_px: int) -> np.ndarray:
+    """Cut the border off and resize the rest to the full size; float64."""
+    inner = slice(border_px, THUMBNAIL_PX - border_px)
+    rest = Image.fromarray(np.ascontiguousarray(thumbnail[inner, inner], np.float32))
+    return np.asarray(rest.resize(thumbnail.shape, Image.Resampling.BILINEAR), np.float64)

@@ -1,43 +1,97 @@
-"""Training batches: crops, flips, order, cache."""
+"""Training batches and whole pairs for validation: crops, flips, order."""
 
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from restore_diff.data.images import DecodedImages, ImageError, refuse_damaged, scan_files
-from restore_diff.data.names import DataError, PairPath, first_names
+from restore_diff.data.images import DecodedImages, read_rgb_uint8, refuse_damaged, scan_files
+from restore_diff.data.names import DataError, ImageError, PairPath, first_names
 from restore_diff.data.pairs import (
+    Pair,
     PairList,
-    Renderer,
     Sizes,
+    crop_to_min,
+    different_sizes,
     files_of,
     require_crops,
-    require_degraded,
     require_equal_sizes,
     without_small,
 )
 from restore_diff.randomness import generator, mix
-from restore_diff.settings import DataConfig, Weather
+from restore_diff.settings import DataConfig
 from restore_diff.tensors import Images
-from restore_diff.weather.renderer import WeatherRenderer
 
-# Random crops, flips and turns that treat the images of a pair alike. Images are (C,H,W) of any dtype.
+log = logging.getLogger(__name__)
 
 Augmentation = Literal["none", "flips", "flips_and_turns"]
+Renderer = Callable[[Images, Sequence[int], Sequence[str | None]], Images]
+"""(clean (B,3,H,W) in [0, 1], a seed and a weather or None for each) -> degraded; each image depends on its own only.
+
+A method `kinds(seeds, weathers)`, if there is one, returns the weather that is rendered for each seed.
+"""
+BLOCK = 1000
+"""Places in the order within which the weights of a mixture hold exactly, up to rounding."""
+MAX_REPLACED = 1000
+"""Damaged pairs in a row after which the search for an intact one stops."""
+ENDLESS = 2**62
+"""More micro batches than any run takes."""
+
+
+def require_degraded(pairs: PairList, render: Renderer | None) -> None:
+    """Raise DataError for clean photographs without weather to render."""
+    if render is None and any(pair.degraded is None for pair in pairs.pairs):
+        raise DataError(
+            f"{pairs.name} holds clean photographs only: choose what to render on them, e.g. data.weather=rain"
+        )
+
+
+class PairedImageDataset(Dataset[Pair]):
+    """Whole images for validation and test, the same ones each time.
+
+    Pairs without degraded file are rendered by a seed of (seed, name). If not `conditional`, `degraded` is None.
+    """
+
+    def __init__(self, pairs: PairList, render: Renderer | None, seed: int, *, conditional: bool = True):
+        if conditional:
+            require_degraded(pairs, render)
+        self.pairs = pairs
+        self.render = render
+        self.seed = seed
+        self.conditional = conditional
+
+    def __len__(self) -> int:
+        return len(self.pairs.pairs)
+
+    def __getitem__(self, index: int) -> Pair:
+        """Raises ImageError for a file that cannot be read, DataError for a pair of different sizes."""
+        pair = self.pairs.pairs[index]
+        clean = read_rgb_uint8(pair.clean).float() / 255
+        if not self.conditional:
+            return Pair(clean, None, pair.name)
+        if pair.degraded is None:
+            assert self.render is not None
+            rendered = self.render(clean[None], [mix(self.seed, "weather", pair.name)], [pair.weather])[0]
+            return Pair(clean, (rendered * 255).round() / 255, pair.name)  # 8 bits, as in a file
+        degraded = read_rgb_uint8(pair.degraded).float() / 255
+        if degraded.shape != clean.shape:
+            if not self.pairs.crop_to_min:
+                raise DataError(different_sizes(pair, degraded.shape[1:], clean.shape[1:]))
+            degraded, clean = crop_to_min(degraded, clean)
+        return Pair(clean, degraded, pair.name)
 
 
 def random_crops(images: Sequence[Tensor], size_px: int, generator: Generator) -> list[Tensor]:
-    """The same square of every image, uniformly placed; ValueError where it does not fit."""
+    """Cut the same square, uniformly placed, from images (C,H,W); ValueError if it does not fit."""
     height, width = images[0].shape[1:]
     if size_px > min(height, width):
         raise ValueError(f"a crop of {size_px} px does not fit into {width}x{height}")
@@ -47,59 +101,43 @@ def random_crops(images: Sequence[Tensor], size_px: int, generator: Generator) -
 
 
 def pad_to(image: Tensor, size_px: int) -> Tensor:
-    """Grow both sides to at least `size_px`, evenly at both ends: mirrored once, then the last pixel repeated."""
+    """Pad both sides evenly to at least `size_px`: mirrored once, then the last pixel repeated."""
     rows, columns = (_mirrored(side, max(side, size_px)) for side in image.shape[1:])
     return image[:, rows][:, :, columns]
 
 
-def random_flips(images: Sequence[Tensor], generator: Generator) -> list[Tensor]:
-    """Each of left-right and top-bottom with probability 1/2."""
-    axes = [axis for axis in (1, 2) if _draw(2, generator)]
-    return [image.flip(axes) for image in images]
-
-
-def random_turn(images: Sequence[Tensor], generator: Generator) -> list[Tensor]:
-    """A quarter turn with probability 1/2; with both flips, each of the eight symmetries of a square is as likely."""
-    turns = _draw(2, generator)
-    return [torch.rot90(image, turns, (1, 2)) for image in images]
-
-
 def augment(images: Sequence[Tensor], size_px: int, augmentation: Augmentation, generator: Generator) -> list[Tensor]:
-    """Crop, then flip and turn as `augmentation` says."""
+    """Crop, then flip each axis and turn by 90 degrees, each with probability 1/2, if `augmentation` includes it."""
     images = random_crops(images, size_px, generator)
     if augmentation != "none":
-        images = random_flips(images, generator)
+        axes = [axis for axis in (1, 2) if _draw(2, generator)]
+        images = [image.flip(axes) for image in images]
     if augmentation == "flips_and_turns":
-        images = random_turn(images, generator)
-    return list(images)
+        turns = _draw(2, generator)
+        images = [torch.rot90(image, turns, (1, 2)) for image in images]
+    return images
 
 
 def _mirrored(old: int, new: int) -> Tensor:
-    """(new,) int64: for old=3, new=9 it is 2 2 1 0 1 2 1 0 0 -- mirrored about the edge pixels, then clamped."""
+    """Return int64 (new,), e.g. 2 2 1 0 1 2 1 0 0 for old=3, new=9: mirrored about the edge pixels, then clamped."""
     at = torch.arange(new) - (new - old) // 2
     return torch.where(at < old, at.abs(), 2 * (old - 1) - at).clamp(0, old - 1)
 
 
 def _draw(count: int, generator: Generator) -> int:
-    """Uniform in 0..count - 1."""
+    """Draw uniformly from 0..count - 1."""
     return int(torch.randint(count, (), generator=generator))
-
-
-# Which pair is drawn at which place of a training run, addressed by seed and place.
-
-BLOCK = 1000
-"""Places over which the weights of a mixture hold exactly, as far as whole numbers can."""
 
 
 class Order:
     """The pair at place k, for any k at the same cost.
 
-    Without parts, each pass over the pairs is a permutation of its own. With parts, each block of places holds each
-    part in proportion to its weight, shuffled; the j-th place of a part is number j of its own passes.
+    Without parts, each pass over the pairs is a new permutation. With parts, each block of places holds each part in
+    proportion to its weight, shuffled; the j-th place of a part is number j of the passes over this part.
     """
 
     def __init__(self, pairs: PairList, seed: int):
-        """DataError for a part without pairs."""
+        """Raises DataError for a part without pairs."""
         num_parts = len(pairs.weights)
         self._parts = [tuple(p for p in pairs.pairs if p.part == part) for part in range(num_parts)] or [pairs.pairs]
         for number, of_part in enumerate(self._parts, start=1):
@@ -114,12 +152,12 @@ class Order:
         return sum(map(len, self._parts))
 
     def fingerprint(self) -> str:
-        """Other for pairs of other names, number or weights; the same wherever they lie."""
+        """Return a hash of names, parts and weights; independent of folders."""
         listed = [[pair.name for pair in pairs] for pairs in self._parts]
         return hashlib.sha256(json.dumps([self._counts, listed]).encode()).hexdigest()
 
     def pair(self, place: int) -> PairPath:
-        """The pair at this place, 0 or more."""
+        """Return the pair at this place, 0 or more."""
         if not self._counts:
             return self._of_part(0, place, ())
         block, offset = divmod(place, BLOCK)
@@ -134,9 +172,9 @@ class Order:
 
 
 def share_out(weights: tuple[float, ...], total: int) -> tuple[int, ...]:
-    """Whole numbers in proportion to the weights, none of them 0, that sum to `total`.
+    """Return positive integers in proportion to the weights that sum to `total` (largest remainder method).
 
-    What rounding down leaves goes to those that lost most by it; what the smallest lack, the largest gives.
+    Shares of 0 become 1 at the cost of the largest share.
     """
     exact = [total * weight / sum(weights) for weight in weights]
     counts = [int(share) for share in exact]
@@ -151,7 +189,7 @@ def share_out(weights: tuple[float, ...], total: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=4)
 def _mixture(counts: tuple[int, ...], seed: int, block: int) -> tuple[Tensor, Tensor]:
-    """For each place of a block: its part, and how many places before it in the block are of that part."""
+    """Return for each place of a block its part, and how many earlier places of the block belong to the same part."""
     shuffled = torch.randperm(sum(counts), generator=generator(seed, "mixture", block))
     parts = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))[shuffled]
     earlier = torch.empty_like(parts)
@@ -165,45 +203,40 @@ def _permutation(num_pairs: int, seed: int, *address: int) -> Tensor:
     return torch.randperm(num_pairs, generator=generator(seed, "order", *address))
 
 
-# The training samples of a run by their position: a crop, turned and degraded, for any position at the same cost.
-
-MOST_REPLACED = 1000
-"""Damaged pairs in a row, after which the search for a whole one is given up."""
-
-
 class Batch(NamedTuple):
-    """Crops for one forward pass of one process: a row of neighbours among all samples that the run ever draws."""
+    """Crops for one forward pass of one process: consecutive samples of the run."""
 
     clean: Images
-    """float32 (B,3,h,w) in [0, 1]; `degraded` likewise."""
-    degraded: Images
+    """float32 (B,3,h,w) in [0, 1]; `degraded` likewise, or None in unconditional training."""
+    degraded: Images | None
     positions: list[int]
     names: list[str]
-    weathers: Sequence[Weather | None] = ()
-    """What was rendered on each; None where its own degraded picture was read."""
+    weathers: Sequence[str | None] = ()
+    """Weather rendered on each image; None if the degraded image was read from a file."""
     damaged: tuple[str, ...] = ()
-    """What is wrong with the files whose pairs others have replaced here."""
+    """Messages for damaged files whose pairs were replaced."""
 
 
 class _Read(NamedTuple):
     pair: PairPath
     images: list[Tensor]
-    """uint8 (3,H,W): clean, and degraded if there is a file."""
+    """uint8 (3,H,W): clean, and degraded if it is read from a file."""
     damaged: list[str]
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Sample k for any k."""
+    """Sample k of the run, for any k."""
 
     order: Order
     images: DecodedImages
     render: Renderer | None
     config: DataConfig
     seed: int
+    conditional: bool = True
 
     def batch(self, positions: list[int]) -> Batch:
-        """The samples at these positions of the run; neighbours that share an image read it once. Raises ImageError."""
+        """Return the samples at these positions; consecutive crops of one image read it once. Raises ImageError."""
         crops: list[list[Tensor]] = []
         pairs: list[PairPath] = []
         damaged: list[str] = []
@@ -215,25 +248,27 @@ class Samples:
                 crops.append(augment(read.images, self.config.crop_size_px, self.config.augmentation, draw))
                 pairs.append(read.pair)
         clean = torch.stack([crop[0] for crop in crops]).float() / 255
+        names = [pair.name for pair in pairs]
+        if not self.conditional:
+            return Batch(clean, None, positions, names, [None] * len(crops), tuple(damaged))
         degraded = torch.stack([crop[-1] for crop in crops]).float() / 255
+        weathers: list[str | None] = [None] * len(crops)
         rendered = [row for row, crop in enumerate(crops) if len(crop) == 1]
-        weathers: list[Weather | None] = [None] * len(crops)
         if rendered:
-            assert self.render is not None
+            render: Any = self.render
             seeds = [mix(self.seed, "weather", positions[row]) for row in rendered]
-            kinds: Sequence[Weather | None] = [pairs[row].weather for row in rendered]
-            if isinstance(self.render, WeatherRenderer):
-                kinds = self.render.kinds(seeds, kinds)
-            degraded[rendered] = self.render(clean[rendered], seeds, kinds)
+            kinds: Sequence[str | None] = [pairs[row].weather for row in rendered]
+            if hasattr(render, "kinds"):
+                kinds = render.kinds(seeds, kinds)
+            degraded[rendered] = render(clean[rendered], seeds, kinds)
             for row, kind in zip(rendered, kinds, strict=True):
                 weathers[row] = kind
-        names = [pair.name for pair in pairs]
         return Batch(clean, degraded, positions, names, weathers, tuple(damaged))
 
     def _read(self, place: int) -> _Read:
-        """The pair at this place of the order; if damaged files are skipped, the next one whose files are whole."""
+        """Read the pair at this place; with on_bad=skip, the next pair whose files are intact."""
         damaged: list[str] = []
-        for candidate in range(place, place + MOST_REPLACED):
+        for candidate in range(place, place + MAX_REPLACED):
             pair = self.order.pair(candidate)
             try:
                 images = [self.images[path] for path in (pair.clean, pair.degraded) if path is not None]
@@ -245,22 +280,14 @@ class Samples:
             if self.config.on_small == "pad":
                 images = [pad_to(image, self.config.crop_size_px) for image in images]
             return _Read(pair, images, damaged)
-        raise ImageError(f"{damaged[-1]}; so are the {MOST_REPLACED - 1} pairs before it")
-
-
-# Batches of random crops for training. What a batch holds depends on the seed and the step, on nothing else.
-
-log = logging.getLogger(__name__)
-
-ENDLESS = 2**62
-"""More micro batches than any run takes."""
+        raise ImageError(f"{damaged[-1]}; so are the {MAX_REPLACED - 1} pairs before it")
 
 
 class TrainingBatches:
     """An endless sequence of batches that can be entered at any step.
 
     Sample k = step * batch_size + j is a random crop of the pair at place k // crops_per_image of the `Order`. Order,
-    crop, flips and weather are drawn for k, so they are the same for any number of workers, processes and micro
+    crop, flips and weather depend on (seed, k) only: they are the same for any number of workers, processes and micro
     batches, and after a resume. A damaged file changes no other place of the order.
     """
 
@@ -274,14 +301,20 @@ class TrainingBatches:
         seed: int,
         rank: int = 0,
         world: int = 1,
+        *,
+        conditional: bool = True,
     ):
-        """`batch_size` counts the samples of all processes. `rank` of `world` is this process.
+        """Read every file's header and end, and fill the cache.
 
-        Reads every file's header and end, and fills the cache. DataError for pairs of different sizes and, unless the
-        config treats them, for images smaller than the crop; ImageError, unless the config skips them, for files that
-        cannot be read, now or when their turn comes; ValueError when the batch cannot be split evenly.
+        `batch_size` counts the samples of all processes; this process is `rank` of `world`. If not `conditional`, only
+        clean files are read, and `Batch.degraded` is None. DataError for pairs of different sizes and, unless the
+        config pads or skips them, for images smaller than the crop; ImageError, unless the config skips them, for
+        damaged files, now or when they are read; ValueError if the batch cannot be split evenly.
         """
-        require_degraded(pairs, render)
+        if conditional:
+            require_degraded(pairs, render)
+        else:
+            pairs = replace(pairs, pairs=tuple(pair._replace(degraded=None) for pair in pairs.pairs))
         parts = num_micro_batches * world
         if batch_size % parts:
             nearest = f"{max(1, batch_size // parts) * parts} or {(batch_size // parts + 1) * parts}"
@@ -294,18 +327,17 @@ class TrainingBatches:
         images = DecodedImages(scan, config.cache_mib)
         if config.on_bad == "error" or images.damaged.keys() >= set(files_of(croppable)):
             refuse_damaged(images.damaged)
-        self._told = {str(error) for error in images.damaged.values()}
+        self._warned = {str(error) for error in images.damaged.values()}
         if rank == 0:
-            _tell_at_start(pairs, croppable, sorted(self._told))
+            _warn_at_start(pairs, croppable, sorted(self._warned))
         self.num_images, self.num_cached = len(scan.sizes), images.num_cached
-        """Files, degraded and clean, and how many of them stay decoded in memory."""
+        """Number of files, degraded and clean, and how many of them stay decoded in memory."""
         self.order = Order(croppable, seed)
-        """What is trained on, and when."""
-        self._samples = Samples(self.order, images, render, config, seed)
+        self._samples = Samples(self.order, images, render, config, seed, conditional)
         self._split = _Split(batch_size, num_micro_batches, batch_size // parts, rank, world)
 
     def iter_from(self, step: int) -> Iterator[Batch]:
-        """The batches of this process from `step` on: `num_micro_batches` for each step, in order, without end."""
+        """Yield the batches of this process from `step` on without end, `num_micro_batches` for each step."""
         config = self._samples.config
         loader = DataLoader(
             _MicroBatches(self._samples, self._split),
@@ -315,24 +347,24 @@ class TrainingBatches:
             prefetch_factor=4 if config.num_workers else None,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_leave_process_group,
-            generator=generator(self._samples.seed, "workers"),  # else one number is drawn from the global generator
+            generator=generator(self._samples.seed, "workers"),  # otherwise the global generator is used
         )
         for batch in loader:
             if isinstance(batch, ImageError):
                 raise batch
-            self._tell(batch.damaged)
+            self._warn(batch.damaged)
             yield batch
 
-    def _tell(self, damaged: Sequence[str]) -> None:
+    def _warn(self, damaged: Sequence[str]) -> None:
         """Warn of each damaged file once."""
         for problem in damaged:
-            if problem not in self._told:
-                self._told.add(problem)
+            if problem not in self._warned:
+                self._warned.add(problem)
                 log.warning("skipped: %s", problem)
 
 
 class _Split(NamedTuple):
-    """Which samples of a step's batch go into a micro batch of this process."""
+    """Positions of the samples of a micro batch of this process."""
 
     batch_size: int
     num_micro_batches: int
@@ -347,7 +379,7 @@ class _Split(NamedTuple):
 
 
 class _MicroBatches(Dataset[Batch | ImageError]):
-    """Micro batch number `index` of the run."""
+    """Micro batch number `index` of the run, or the error that prevents it."""
 
     def __init__(self, samples: Samples, split: _Split):
         self.samples = samples
@@ -357,11 +389,11 @@ class _MicroBatches(Dataset[Batch | ImageError]):
         try:
             return self.samples.batch(self.split.positions(index))
         except ImageError as error:
-            return error  # raised in a worker, it would arrive with a traceback as its message
+            return error  # raised in a worker, its message would be a traceback
 
 
 def _croppable(pairs: PairList, sizes: Sizes, config: DataConfig) -> PairList:
-    """The pairs from which crops can be taken, small images treated as the config says. DataError."""
+    """Return the pairs to crop, with small images kept or left out according to the config. Raises DataError."""
     require_equal_sizes(pairs, sizes)
     if config.on_small == "error":
         require_crops(pairs, sizes, config.crop_size_px)
@@ -370,7 +402,7 @@ def _croppable(pairs: PairList, sizes: Sizes, config: DataConfig) -> PairList:
     return without_small(pairs, sizes, config.crop_size_px)
 
 
-def _tell_at_start(pairs: PairList, croppable: PairList, damaged: Sequence[str]) -> None:
+def _warn_at_start(pairs: PairList, croppable: PairList, damaged: Sequence[str]) -> None:
     if num_small := len(pairs.pairs) - len(croppable.pairs):
         log.warning("%s: %d of %d pairs are smaller than the crop, left out", pairs.name, num_small, len(pairs.pairs))
     if damaged:
@@ -378,6 +410,6 @@ def _tell_at_start(pairs: PairList, croppable: PairList, damaged: Sequence[str])
 
 
 def _leave_process_group(worker: int) -> None:
-    """Ctrl-C and SIGTERM to the group reach the main process alone, which then ends the step and its workers."""
+    """Leave Ctrl-C and SIGTERM to the main process, which finishes the step and stops its workers."""
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)

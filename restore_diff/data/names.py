@@ -1,4 +1,4 @@
-"""File names -> pairs of names."""
+"""Image files of a folder, and pairs of degraded and clean images matched by name."""
 
 import contextlib
 import os
@@ -7,26 +7,25 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from restore_diff.settings import Weather
-
-# The error of data sets. Imports nothing.
-
-
-class DataError(ValueError):
-    """A data set that cannot be used as it lies on the disk. The message says what to do."""
-
-
-# Which files are images, by name and by content. Imports nothing heavy.
+from restore_diff.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
-"""Names that promise an image which can be read."""
-
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 SIGNATURES = (PNG_SIGNATURE, b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"GIF87a", b"GIF89a")
+MAX_NAMED = 10
+"""Files that a message lists by name; the others are counted."""
+
+
+class DataError(UserError):
+    """A data set that cannot be used as it is on the disk. The message has one line and says what to do."""
+
+
+class ImageError(UserError):
+    """An image file that cannot be read or written. The message has one line: the path and what to do."""
 
 
 def is_image(path: Path) -> bool:
-    """Whether the content of a regular file, not its name, starts like an accepted image format."""
+    """Return whether a regular file begins like an accepted image format; its name does not matter."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -36,16 +35,10 @@ def is_image(path: Path) -> bool:
     return is_webp or is_bmp or head.startswith(SIGNATURES)
 
 
-# Which files of a folder are its images.
-
-NUM_NAMED = 10
-"""Files that a message names before it goes on to count."""
-
-
 def list_images(folder: Path, recursive: bool = True) -> dict[str, Path]:
-    """The images below a folder by relative name without suffix ("sub/001"), sorted by it; hidden files are ignored.
+    """Return the images below a folder by relative name without suffix ("sub/001"), sorted by name.
 
-    A file counts by its suffix or its content. DataError when there is none, or when two have the same name.
+    An image is recognised by suffix or content; hidden files are ignored. DataError for no image or a repeated name.
     """
     files = _visible_files(folder, recursive)
     images: dict[str, Path] = {}
@@ -62,9 +55,9 @@ def list_images(folder: Path, recursive: bool = True) -> dict[str, Path]:
 
 
 def first_names(names: Sequence[str]) -> str:
-    """`a, b, ... and 3 more`: the first names and how many there are beyond."""
-    shown = ", ".join(names[:NUM_NAMED])
-    return shown if len(names) <= NUM_NAMED else f"{shown}, ... and {len(names) - NUM_NAMED} more"
+    """Return `a, b, ... and 3 more`: the first names and the number of the others."""
+    shown = ", ".join(names[:MAX_NAMED])
+    return shown if len(names) <= MAX_NAMED else f"{shown}, ... and {len(names) - MAX_NAMED} more"
 
 
 def _visible_files(folder: Path, recursive: bool) -> list[Path]:
@@ -75,10 +68,8 @@ def _visible_files(folder: Path, recursive: bool) -> list[Path]:
     return [path for path in sorted(found) if path.is_file()]
 
 
-# Which degraded image belongs to which clean one: by rules on their names, never by their order.
-
 Key = Callable[[str], str | None]
-"""Name of an image without suffix -> what it shares with its partner; None where the image belongs to neither side."""
+"""Name of an image without suffix -> part shared with its partner; None if the image is not in the data set."""
 
 DEGRADED_WORDS = ("degraded", "input", "in", "lq", "rain", "rainy", "raindrop", "drop", "haze", "hazy", "snow", "snowy")
 CLEAN_WORDS = ("clean", "clear", "target", "gt", "groundtruth", "hq", "norain", "nohaze", "nosnow")
@@ -93,16 +84,16 @@ CLEAN_FOLDERS = (
 
 
 class PairPath(NamedTuple):
-    """The files of a pair. `degraded` is None where the degraded image is still to be rendered."""
+    """The files of a pair; `degraded` is None if the degraded image is to be rendered."""
 
     degraded: Path | None
     clean: Path
     name: str
-    """Unique in its data set; the degraded file's relative path without suffix."""
-    weather: Weather | None = None
-    """What is rendered on this pair's clean image; None: what the config says."""
+    """Unique in the data set: relative path of the degraded file without suffix."""
+    weather: str | None = None
+    """Weather to render on the clean image; None: as in the config."""
     part: int = 0
-    """Which part of joined data sets it belongs to."""
+    """Index of its part in a joined data set."""
 
 
 class Matches(NamedTuple):
@@ -112,27 +103,27 @@ class Matches(NamedTuple):
 
 
 def match_by_ids(degraded: Mapping[str, Path], clean: Mapping[str, Path], degraded_id: str, clean_id: str) -> Matches:
-    """Pair by regular expressions with a group `id`; names that do not match in full take no part."""
+    """Pair by regular expressions with a group `id`; names that do not match in full are ignored."""
     return _match(degraded, clean, _id_key(degraded_id), _id_key(clean_id))
 
 
 def match_by_habit(degraded: Mapping[str, Path], clean: Mapping[str, Path]) -> Matches:
-    """Pair by the first habit of naming that leaves no image over; where none does, by that of equal names.
+    """Pair by the first naming convention under which every image has a partner, else by equal names.
 
-    The habits: the same name (001, 001); a word before or after it (rain-001, norain-001; 0_rain, 0_clean); several
-    degraded images of one clean image, whose names go on after an underscore (1400_3, 1400).
+    Conventions: the same name (001, 001); a word before or after it (rain-001, norain-001; 0_rain, 0_clean); several
+    degraded images of one clean image, with a suffix after an underscore (1400_3, 1400).
     """
     same_names = _match(degraded, clean, _same, _same)
     if _is_complete(same_names):
         return same_names
     names, bare_names = set(clean), {_bare_clean(name) for name in clean}
-    habits: list[tuple[Key, Key]] = [
-        (lambda name: _known_start(name, names), _same),  # before words are stripped, which may be of the name itself
+    conventions: list[tuple[Key, Key]] = [
+        (lambda name: _known_start(name, names), _same),  # first, because a word may be part of the name itself
         (lambda name: _strip(name, DEGRADED_WORDS), _bare_clean),
         (lambda name: _known_start(_strip(name, DEGRADED_WORDS), bare_names), _bare_clean),
     ]
-    for degraded_key, clean_key in habits:
-        with contextlib.suppress(DataError):  # two clean images would be the same one: not this habit
+    for degraded_key, clean_key in conventions:
+        with contextlib.suppress(DataError):  # two clean images with one key: not this convention
             matches = _match(degraded, clean, degraded_key, clean_key)
             if _is_complete(matches):
                 return matches
@@ -140,7 +131,7 @@ def match_by_habit(degraded: Mapping[str, Path], clean: Mapping[str, Path]) -> M
 
 
 def require_all(matches: Matches, degraded_folder: Path, clean_folder: Path) -> list[PairPath]:
-    """The pairs, when no image is left over; else a DataError that names the first of those that are."""
+    """Return the pairs; DataError that names the images without partner, if there are any."""
     problems = []
     if matches.without_clean:
         count, names = len(matches.without_clean), first_names(matches.without_clean)
@@ -155,7 +146,7 @@ def require_all(matches: Matches, degraded_folder: Path, clean_folder: Path) -> 
 
 
 def side_and_name(file: str) -> tuple[Literal["degraded", "clean"] | None, str]:
-    """What KEY.clean.png or clean/KEY.png says by its last word, else by its innermost folder; and its name, KEY."""
+    """Return the side of KEY.clean.png (last word) or clean/KEY.png (innermost folder with such a name), and KEY."""
     *folders, last = Path(file).with_suffix("").as_posix().split("/")
     stem, dot, word = last.rpartition(".")
     if dot and (side := _side(word)):
@@ -215,14 +206,14 @@ def _id_key(pattern: str) -> Key:
 
 
 def _strip(name: str, words: tuple[str, ...]) -> str:
-    """The name without one of the words before or after a separator; the folders it lies in stay."""
+    """Return the name without one of the words before or after a separator; its folders stay."""
     folder, slash, stem = name.rpartition("/")
     any_word = "|".join(words)
     return folder + slash + re.sub(rf"^(?:{any_word})[-_ ]+(?=.)|(?<=.)[-_ ]+(?:{any_word})$", "", stem, flags=re.I)
 
 
 def _known_start(name: str, known: set[str]) -> str:
-    """The longest known name that `name` goes on from after an underscore; else `name`, which then has no partner."""
+    """Return the longest known name that `name` extends after an underscore; else `name`_, which has no partner."""
     start, underscore, _ = name.rpartition("_")
     while underscore and start not in known:
         start, underscore, _ = start.rpartition("_")

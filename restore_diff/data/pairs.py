@@ -1,16 +1,15 @@
-"""Pairs: where they are found, checked, held out and read."""
+"""The pairs of a data set: found by name, checked, held out for validation. Does not import torch."""
+
+from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from torch import Tensor
-from torch.utils.data import Dataset
-
-from restore_diff.data.archive import num_bytes, open_file, refresh_index, tars_in
+from restore_diff.data.archive import images_in_zips, num_bytes, open_file, zips_in
 from restore_diff.data.cards import (
     CardConfig,
     LayoutConfig,
@@ -21,7 +20,6 @@ from restore_diff.data.cards import (
     load_card,
     nearest_cards,
 )
-from restore_diff.data.images import read_rgb_uint8
 from restore_diff.data.names import (
     CLEAN_FOLDERS,
     DEGRADED_FOLDERS,
@@ -36,53 +34,19 @@ from restore_diff.data.names import (
     side_and_name,
 )
 from restore_diff.files import printable
-from restore_diff.randomness import mix
-from restore_diff.settings import Weather
-from restore_diff.tensors import Images
 
-# A folder of tar files as a data set: the pairs in them by their names, wherever among the files they lie.
-
-Side = Literal["degraded", "clean"]
-
-
-def pairs_in_tars(folder: Path) -> tuple[PairPath, ...]:
-    """The pairs in all tar files of a folder, in the order and with the names that folders of these images give.
-
-    Degraded are KEY.degraded.png or input/KEY.png, clean are KEY.clean.png or target/KEY.png, and so on with each name
-    of such a folder; an image that says neither is left out where others do, else all are clean photographs. DataError
-    for what does not pair up, and for two images of one name.
-    """
-    images: dict[Side | None, dict[str, Path]] = {"degraded": {}, "clean": {}, None: {}}
-    for tar, indexed in refresh_index(folder).items():
-        for member in indexed.images:
-            side, name = side_and_name(member)
-            path, earlier = folder / tar / member, images[side].get(name)
-            if earlier is not None:
-                both = f"{printable(earlier.relative_to(folder))} and {printable(path.relative_to(folder))}"
-                raise DataError(f"{folder}: {both} have the same name; keep one of them")
-            images[side][name] = path
-    degraded, clean, others = (dict(sorted(of_side.items())) for of_side in images.values())
-    if degraded and clean:
-        matches = match_by_habit(degraded, clean)
-        alone = [degraded[name] for name in matches.without_clean] + [clean[name] for name in matches.without_degraded]
-        if alone:
-            names = first_names([printable(path.relative_to(folder)) for path in alone])
-            raise DataError(f"{folder}: {len(alone)} images in its tar files have no partner ({names})")
-        return tuple(matches.pairs)
-    if degraded or clean:
-        raise DataError(f"{folder}: its tar files hold {'degraded' if degraded else 'clean'} images without the others")
-    if not others:
-        raise DataError(f"0 images in the tar files of {folder} (accepted: {', '.join(SUFFIXES)})")
-    return tuple(PairPath(None, path, name) for name, path in others.items())
-
-
-# From the name of a data set, or its folder, to the list of its pairs. Imports nothing heavy.
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Split = Literal["train", "test"]
+Sizes = Mapping[Path, tuple[int, int]]
+"""(height, width) of each file that can be read."""
+MOST_CROPPED_PX = 8
+"""Sides that differ by more are not those of one picture with its border cut off."""
 
 
 class NotOnDisk(DataError):
-    """None of the places in which a data set is expected exists."""
+    """No folder of the data set exists."""
 
 
 @dataclass(frozen=True)
@@ -92,22 +56,37 @@ class PairList:
     name: str
     pairs: tuple[PairPath, ...]
     protocols: tuple[str, ...] = ()
-    """Metric protocols of its published results; empty where they are not known."""
+    """Metric protocols of its published results; empty if unknown."""
     notes: tuple[str, ...] = ()
-    """What a user should read before trusting a number: counts that differ, known leaks."""
+    """Cautions to print: counts that differ, known leaks."""
     weights: tuple[float, ...] = ()
-    """How often training draws from each part of joined data sets, relative to the others; none: it is no mixture."""
+    """Relative sampling weight of each part in training; empty if no data sets are joined."""
     crop_to_min: bool = False
-    """Whether pairs of different sizes are cut, at the right and at the bottom, to the size that they share."""
+    """Cut pairs of different sizes at the right and at the bottom to their common size."""
+
+
+SOURCES: dict[str, Callable[[str, Split, Path], PairList]] = {}
+"""Further data sources: `data.train=NAME:ARGUMENT` calls SOURCES[NAME](ARGUMENT, split, data.root)."""
+
+
+class Pair(NamedTuple):
+    """The images of a pair, float32 (3,H,W) in [0, 1]; `degraded` is None in unconditional data sets."""
+
+    clean: Tensor
+    degraded: Tensor | None
+    name: str
 
 
 def find_pairs(source: str, split: Split, root: Path) -> PairList:
-    """Find a data set by the name of its card, by its folder, or as two folders "DEGRADED:CLEAN".
+    """Find a data set by an entry of SOURCES, a card's name, a folder, or two folders "DEGRADED:CLEAN".
 
-    The folders of cards lie below `root`. A folder holds two folders with names in use (input/target, rain/norain,
-    ...), tar files with such folders or with KEY.clean.png and KEY.degraded.png in them, or clean photographs, directly
-    or in a folder train/ or test/. DataError where files or partners are missing.
+    `root` holds the folders of cards. A folder holds two folders with known names (input/target, rain/norain, ...), zip
+    files with such folders or with KEY.clean.png and KEY.degraded.png, or clean photographs, directly or in a folder
+    train/ or test/. DataError if files or partners are missing.
     """
+    name, _, argument = source.partition(":")
+    if name in SOURCES:
+        return SOURCES[name](argument, split, root)
     if source in find_cards():
         return _from_card(source, split, root, ())
     folder = Path(source).expanduser()
@@ -116,19 +95,19 @@ def find_pairs(source: str, split: Split, root: Path) -> PairList:
     for at in (at for at, char in enumerate(source) if char == ":"):
         degraded, clean = Path(source[:at]).expanduser(), Path(source[at + 1 :]).expanduser()
         if degraded.is_dir() and clean.is_dir():
-            return PairList(source, _habitual_pairs(degraded, clean))
+            return PairList(source, _pairs_of_folders(degraded, clean))
     if ":" in source:
         raise DataError(f"{source}: one of the two folders of DEGRADED:CLEAN does not exist")
     raise DataError(f"{source}: neither a card nor a folder; {nearest_cards(source)}")
 
 
 def places_of(split: SplitConfig) -> list[str]:
-    """Where the files of a split are looked for: a line for each layout, "DEGRADED and CLEAN" or "CLEAN"."""
+    """Return the expected folders of each layout of a split: "DEGRADED and CLEAN" or "CLEAN"."""
     return [f"{'' if p.degraded is None else f'{p.degraded} and '}{p.clean}" for p in split.layouts]
 
 
 def _from_card(source: str, split: Split, root: Path, joined_by: Sequence[str]) -> PairList:
-    """`joined_by`: the cards of which this one is a part, from the outermost on."""
+    """`joined_by`: the cards that contain this one as a part, outermost first."""
     if source in joined_by:
         raise DataError(f"cards join each other in a circle: {' -> '.join([*joined_by, source])}")
     path = find_cards().get(source)
@@ -155,7 +134,7 @@ def _from_card(source: str, split: Split, root: Path, joined_by: Sequence[str]) 
 def _join(
     card: CardConfig, parts: Sequence[PartConfig], split: Split, root: Path, joined_by: Sequence[str]
 ) -> PairList:
-    """The pairs of all parts one after the other. A part that joins others itself shares its weight among them."""
+    """Concatenate the pairs of all parts. A part that joins others itself divides its weight among them."""
     found: list[PairList] = []
     problems: list[str] = []
     for part in parts:
@@ -193,7 +172,7 @@ def _part(part: PartConfig, split: Split, root: Path, joined_by: Sequence[str]) 
 
 
 def _labels(parts: Sequence[PartConfig]) -> list[str]:
-    """What the names of a part's pairs begin with: other for each part."""
+    """Return a distinct prefix for the pair names of each part."""
     sources = [part.card or Path(str(part.folder)).name for part in parts]
     labels = [f"{source}-{p.weather}" if p.weather else source for source, p in zip(sources, parts, strict=True)]
     earlier = [labels[:at].count(label) for at, label in enumerate(labels)]
@@ -221,25 +200,57 @@ def _from_folder(folder: Path, split: Split) -> PairList:
     degraded = [path for path in inside if path.name.lower() in DEGRADED_FOLDERS]
     clean = [path for path in inside if path.name.lower() in CLEAN_FOLDERS]
     if len(degraded) == len(clean) == 1:
-        return PairList(folder.name, _habitual_pairs(degraded[0], clean[0]))
+        return PairList(folder.name, _pairs_of_folders(degraded[0], clean[0]))
     if degraded or clean:
         names = ", ".join(path.name for path in inside)
         raise DataError(f"{base}: which two folders are the pairs? Found {names}; write DEGRADED:CLEAN to name them")
-    if tars_in(base) and not any(path.suffix.lower() in SUFFIXES for path in base.iterdir()):
-        return PairList(folder.name, pairs_in_tars(base))
+    suffixes = {path.suffix.lower() for path in base.iterdir()}
+    if suffixes.isdisjoint(SUFFIXES):
+        if zips_in(base):
+            return PairList(folder.name, _pairs_in_zips(base))
+        if ".tar" in suffixes:
+            command = "python -m restore_diff shard -i FOLDER -o SHARDS"
+            raise DataError(f"{base}: tar files are not read; unpack them into FOLDER, then write zip files: {command}")
     photographs = list_images(base, recursive=False)
     return PairList(folder.name, tuple(PairPath(None, path, name) for name, path in photographs.items()))
 
 
-def _habitual_pairs(degraded: Path, clean: Path) -> tuple[PairPath, ...]:
+def _pairs_of_folders(degraded: Path, clean: Path) -> tuple[PairPath, ...]:
     return tuple(require_all(match_by_habit(list_images(degraded), list_images(clean)), degraded, clean))
 
 
-# Files that equal each other byte for byte. Only those of equal length are read.
+def _pairs_in_zips(folder: Path) -> tuple[PairPath, ...]:
+    """Return the pairs in all zip files of a folder, in the order and with the names of the same images in folders.
+
+    Images are KEY.degraded.png and KEY.clean.png, or input/KEY.png and target/KEY.png, with every known folder name as
+    the word. If there are such images, others are ignored; else all are clean photographs.
+    """
+    images: dict[str | None, dict[str, Path]] = {"degraded": {}, "clean": {}, None: {}}
+    for zip_path in images_in_zips(folder):
+        relative = zip_path.relative_to(folder)
+        side, name = side_and_name(Path(*relative.parts[1:]).as_posix())
+        earlier = images[side].setdefault(name, zip_path)
+        if earlier != zip_path:
+            both = f"{printable(earlier.relative_to(folder))} and {printable(relative)}"
+            raise DataError(f"{folder}: {both} have the same name; keep one of them")
+    degraded, clean, others = (dict(sorted(of_side.items())) for of_side in images.values())
+    if degraded and clean:
+        matches = match_by_habit(degraded, clean)
+        alone = [degraded[name] for name in matches.without_clean] + [clean[name] for name in matches.without_degraded]
+        if alone:
+            names = first_names([printable(path.relative_to(folder)) for path in alone])
+            raise DataError(f"{folder}: {len(alone)} images in its zip files have no partner ({names})")
+        return tuple(matches.pairs)
+    if degraded or clean:
+        present, missing = ("degraded", "clean") if degraded else ("clean", "degraded")
+        raise DataError(f"{folder}: its zip files hold {present} images but no {missing} ones")
+    if not others:
+        raise DataError(f"0 images in the zip files of {folder} (accepted: {', '.join(SUFFIXES)})")
+    return tuple(PairPath(None, path, name) for name, path in others.items())
 
 
 def copies_of(files: Iterable[Path], among: Iterable[Path]) -> set[Path]:
-    """Those of `among` whose content is that of one of `files`; a file is a copy of itself."""
+    """Return those of `among` that equal one of `files` byte for byte. Only files of equal length are read."""
     lengths, suspects = ({path: num_bytes(path) for path in set(paths)} for paths in (files, among))
     common = set(lengths.values()) & set(suspects.values())
     digests = {_digest(path) for path, length in lengths.items() if length in common}
@@ -247,7 +258,7 @@ def copies_of(files: Iterable[Path], among: Iterable[Path]) -> set[Path]:
 
 
 def shared_clean_images(train: PairList, test: PairList) -> list[str]:
-    """Names of the test pairs whose clean file is, byte for byte, a clean file of the training set."""
+    """Return the names of test pairs whose clean file is also in the training set, byte for byte."""
     shared = copies_of((pair.clean for pair in train.pairs), (pair.clean for pair in test.pairs))
     return [pair.name for pair in test.pairs if pair.clean in shared]
 
@@ -257,94 +268,28 @@ def _digest(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-# Whole pairs of images, for validation and test.
-
-Renderer = Callable[[Images, Sequence[int], Sequence[Weather | None]], Images]
-"""(clean (B,3,H,W) in [0, 1], for each image a seed, and its weather or None for any) -> degraded, likewise.
-
-Each image depends on its own seed and weather alone.
-"""
-
-
-class Pair(NamedTuple):
-    """An image and what is to be made of it: float32 (3,H,W) in [0, 1]."""
-
-    clean: Tensor
-    degraded: Tensor
-    name: str
-
-
-def require_degraded(pairs: PairList, render: Renderer | None) -> None:
-    """DataError for clean photographs without a way to degrade them."""
-    if render is None and any(pair.degraded is None for pair in pairs.pairs):
-        raise DataError(
-            f"{pairs.name} holds clean photographs only: say what to render on them, e.g. data.weather=rain"
-        )
-
-
-class PairedImageDataset(Dataset[Pair]):
-    """Whole images for validation and test, the same ones each time.
-
-    Where there is no degraded file, `render` makes it from the clean image, by a seed of (seed, name) alone.
-    """
-
-    def __init__(self, pairs: PairList, render: Renderer | None, seed: int):
-        require_degraded(pairs, render)
-        self.pairs = pairs
-        self.render = render
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.pairs.pairs)
-
-    def __getitem__(self, index: int) -> Pair:
-        """ImageError for a file that cannot be read, DataError for a pair of different sizes."""
-        pair = self.pairs.pairs[index]
-        clean = read_rgb_uint8(pair.clean).float() / 255
-        if pair.degraded is not None:
-            degraded = read_rgb_uint8(pair.degraded).float() / 255
-            if degraded.shape != clean.shape:
-                if not self.pairs.crop_to_min:
-                    raise DataError(different_sizes(pair, degraded.shape[1:], clean.shape[1:]))
-                degraded, clean = crop_to_min(degraded, clean)
-        else:
-            assert self.render is not None
-            rendered = self.render(clean[None], [mix(self.seed, "weather", pair.name)], [pair.weather])[0]
-            degraded = (rendered * 255).round() / 255  # as a file would hold it
-        return Pair(clean, degraded, pair.name)
-
-
 def crop_to_min(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Two images (C,H,W), cut at the right and at the bottom to the size that they share."""
+    """Cut two images (C,H,W) at the right and at the bottom to their common size."""
     height, width = (min(sides) for sides in zip(first.shape[1:], second.shape[1:], strict=True))
     return first[:, :height, :width], second[:, :height, :width]
 
 
 def different_sizes(pair: PairPath, degraded: Sequence[int], clean: Sequence[int]) -> str:
-    """The message for a pair whose (height, width) differ."""
+    """Return the message for a pair whose (height, width) differ."""
     return (
         f"{pair.degraded} is {degraded[1]}x{degraded[0]}, {pair.clean} is {clean[1]}x{clean[0]}: a pair needs one size"
     )
 
 
-# Whether the images of a data set have the sizes that they are to be used with.
-
-Sizes = Mapping[Path, tuple[int, int]]
-"""(height, width) of each file that can be read."""
-
-MOST_CROPPED_PX = 8
-"""Sides that differ by more are not those of one picture with its border cut."""
-
-
 def files_of(pairs: PairList) -> Iterable[Path]:
-    """Every file, clean and degraded; one that several pairs share, several times."""
+    """Yield every file, clean and degraded; shared files repeat."""
     return (path for pair in pairs.pairs for path in (pair.clean, pair.degraded) if path is not None)
 
 
 def require_equal_sizes(pairs: PairList, sizes: Sizes) -> int:
-    """DataError that names the first pairs whose sizes differ; where they may be cut alike, by more than a few pixels.
+    """Raise DataError for pairs of different sizes; with `crop_to_min`, if they differ by more than 8 px.
 
-    Returns how many differ and may. Nothing is said of files whose size is not known.
+    Return the number of pairs that differ by less. Files of unknown size are skipped.
     """
     most = MOST_CROPPED_PX if pairs.crop_to_min else 0
     refused, num_cut = [], 0
@@ -362,12 +307,12 @@ def require_equal_sizes(pairs: PairList, sizes: Sizes) -> int:
 
 
 def size_difference(first: tuple[int, int], second: tuple[int, int]) -> int:
-    """By how many pixels two (height, width) differ, at the side where they differ more."""
+    """Return the larger difference in pixels between two heights and two widths."""
     return max(abs(left - right) for left, right in zip(first, second, strict=True))
 
 
 def require_crops(pairs: PairList, sizes: Sizes, crop_size_px: int) -> None:
-    """DataError that names the first images smaller than the crop."""
+    """Raise DataError that names the images smaller than the crop."""
     small = list(dict.fromkeys(p.clean for p in pairs.pairs if _is_small(p, sizes, crop_size_px)))
     if small:
         named = first_names([f"{path} is {sizes[path][1]}x{sizes[path][0]}" for path in small])
@@ -377,7 +322,7 @@ def require_crops(pairs: PairList, sizes: Sizes, crop_size_px: int) -> None:
 
 
 def without_small(pairs: PairList, sizes: Sizes, crop_size_px: int) -> PairList:
-    """The pairs from which a crop can be taken; there may be none."""
+    """Return the pairs that are not smaller than the crop; there may be none."""
     return replace(pairs, pairs=tuple(pair for pair in pairs.pairs if not _is_small(pair, sizes, crop_size_px)))
 
 
@@ -385,15 +330,12 @@ def _is_small(pair: PairPath, sizes: Sizes, crop_size_px: int) -> bool:
     return pair.clean in sizes and min(sizes[pair.clean]) < crop_size_px
 
 
-# Validation pairs, held out of the training set so that the test set chooses nothing.
-
-
 def hold_out(pairs: PairList, num_clean: int) -> tuple[PairList, PairList | None]:
-    """(training pairs, validation pairs): `num_clean` clean images leave the training set, at most a fifth of them.
+    """Return (training pairs, validation pairs): `num_clean` clean images, at most a fifth, leave the training set.
 
-    Which ones depends on their names alone; all degraded versions of a clean image go together, and the first of them
-    is the one to validate on. Of joined parts, each gives up to a fifth of its own in turn, and validates what it has
-    of the images held out; a copy of one, byte for byte, leaves the training set too. None where nothing can be spared.
+    The choice depends on names only. All degraded versions of a clean image go together; the first one is validated.
+    Joined parts give up to a fifth each, in turn, and each part validates its own pairs of the held-out images; exact
+    copies of these leave the training set too. None if no image can be spared.
     """
     held = _choose(pairs, num_clean)
     if not held:
@@ -419,4 +361,6 @@ def _choose(pairs: PairList, num_clean: int) -> set[Path]:
 
 
 def _rank(path: Path) -> int:
+    from restore_diff.randomness import mix  # imports torch, which finding pairs does not need
+
     return mix(0, "validation", side_and_name(path.name)[1])

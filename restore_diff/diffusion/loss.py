@@ -1,51 +1,129 @@
-"""Gaussian diffusion in training: the forward process, the loss and its weighting, what a batch draws."""
+"""Gaussian diffusion in training: the forward process, losses and their weighting, the draws of a batch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from restore_diff.diffusion.prediction import Predictor, epsilon_error
+from restore_diff.diffusion.prediction import Estimate, Predictor, epsilon_error, estimate
 from restore_diff.diffusion.schedule import NoiseSchedule
 from restore_diff.randomness import generator
+from restore_diff.registry import make
 from restore_diff.settings import DiffusionConfig, TimestepDraw
 from restore_diff.tensors import Images, Timesteps
+
+
+class LossBatch(NamedTuple):
+    """The images of one training batch, in model range, and the weather labels of each."""
+
+    clean: Images
+    degraded: Images | None
+    labels: Sequence[str | None] = ()
+
+
+class NoiseLevel(NamedTuple):
+    """The noise levels of a batch, each (batch, 1, .., 1), but t (batch,)."""
+
+    t: Timesteps
+    signal: Tensor
+    noise: Tensor
+    weight: Tensor
+    """Weight on the squared error of epsilon, from `weighting`. That of the clean image is SNR times as much."""
+
+
+class TrainingEstimate:
+    """The network's estimate at x_t, with gradients; each part is computed when it is first read."""
+
+    def __init__(self, kind: str, output: Images, batch: LossBatch, epsilon: Images, level: NoiseLevel) -> None:
+        self._kind, self._output, self._batch, self._epsilon, self._level = kind, output, batch, epsilon, level
+
+    @cached_property
+    def epsilon_error(self) -> Images:
+        """True minus estimated epsilon, without loss of digits."""
+        clean, degraded, _ = self._batch
+        levels = self._level.signal, self._level.noise
+        return epsilon_error(self._kind, self._output, clean, self._epsilon, *levels, degraded)
+
+    @cached_property
+    def _estimate(self) -> Estimate:
+        signal, noise = self._level.signal, self._level.noise
+        x_t = signal * self._batch.clean + noise * self._epsilon
+        return estimate(self._kind, self._output, x_t, signal, noise, self._batch.degraded)
+
+    @property
+    def clean(self) -> Images:
+        return self._estimate.clean
+
+    @property
+    def epsilon(self) -> Images:
+        return self._estimate.epsilon
+
+
+Loss: TypeAlias = Callable[[TrainingEstimate, LossBatch, NoiseLevel], Tensor]
+"""(estimate, batch, level) -> the loss of each sample, (batch,)."""
+
+
+def _squared(config: DiffusionConfig) -> Loss:
+    """Weighted squared error of epsilon, Ho et al. (2020), eq. 14: each sample's mean over its other axes."""
+    return lambda estimate, batch, level: _mean((level.weight.sqrt() * estimate.epsilon_error).square())
+
+
+def _huber(config: DiffusionConfig) -> Loss:
+    """Huber (1964) of epsilon's error times the root of its weight: half the square up to huber_delta."""
+
+    def loss(estimate: TrainingEstimate, batch: LossBatch, level: NoiseLevel) -> Tensor:
+        error = level.weight.sqrt() * estimate.epsilon_error
+        return _mean(F.huber_loss(error, torch.zeros_like(error), reduction="none", delta=config.huber_delta))
+
+    return loss
+
+
+LOSSES: dict[str, Callable[..., Loss]] = {"squared": _squared, "huber": _huber}
+"""Losses by name: (config[, options]) -> Loss."""
+
+
+def _mean(values: Tensor) -> Tensor:
+    return values.flatten(1).mean(1)
 
 
 class GaussianDiffusion:
     """The forward process of a schedule, and the loss that trains a predictor to undo it.
 
     Samples have a batch axis and any others. Pass float32 or wider: the loss has the dtype of `clean`, whatever that
-    of the predictor's output.
+    of the predictor's output. Raises ValueError for a loss that does not exist.
     """
 
     def __init__(self, schedule: NoiseSchedule, config: DiffusionConfig) -> None:
         self.schedule = schedule
         self.config = config
+        self._loss: Loss = make(LOSSES, config.loss, "diffusion.loss", config.options, config)
 
     def add_noise(self, clean: Images, t: Timesteps, epsilon: Images) -> Images:
         """Sample x_t from q(x_t | x_0), Ho et al. (2020), eq. 4, with `epsilon` as its standard normal noise."""
         return self.schedule.signal(t, clean) * clean + self.schedule.noise(t, clean) * epsilon
 
     def loss(
-        self, predictor: Predictor, clean: Images, degraded: Images | None, t: Timesteps, epsilon: Images
+        self,
+        predictor: Predictor,
+        clean: Images,
+        degraded: Images | None,
+        t: Timesteps,
+        epsilon: Images,
+        labels: Sequence[str | None] = (),
     ) -> Tensor:
-        """The weighted loss of epsilon, (batch,): each sample's mean over its other axes, Ho et al. (2020), eq. 14.
-
-        The error of epsilon times the root of its weight is penalised, either squared or by Huber (1964), which is
-        half the square up to huber_delta. Errors: as `estimate`.
-        """
+        """The loss of each sample, (batch,): that of the config, over the relative floor. Errors: as `estimate`."""
         output = predictor(self.add_noise(clean, t, epsilon), t, degraded)
-        signal, noise = self.schedule.signal(t, clean), self.schedule.noise(t, clean)
-        error = epsilon_error(self.config.prediction, output, clean, epsilon, signal, noise, degraded)
-        loss = self._penalty(self._weight(t, clean).sqrt() * error).flatten(1).mean(1)
+        level = NoiseLevel(t, self.schedule.signal(t, clean), self.schedule.noise(t, clean), self._weight(t, clean))
+        batch = LossBatch(clean, degraded, labels)
+        loss = self._loss(TrainingEstimate(self.config.prediction, output, batch, epsilon, level), batch, level)
         if not self.config.relative_floor or degraded is None:
             return loss
-        return loss / (self.config.relative_floor + (degraded - clean).square().flatten(1).mean(1))
+        return loss / (self.config.relative_floor + _mean((degraded - clean).square()))
 
     def _weight(self, t: Timesteps, like: Images) -> Tensor:
-        """The weight on the squared error of epsilon. That of the clean image has SNR times as much."""
         snr = self.schedule.snr(t, like)
         match self.config.weighting:
             case "none":
@@ -55,13 +133,6 @@ class GaussianDiffusion:
             case "p2":  # Choi et al. (2022)
                 return (self.config.p2_k + snr) ** -self.config.p2_gamma
 
-    def _penalty(self, error: Tensor) -> Tensor:
-        match self.config.loss:
-            case "squared":
-                return error.square()
-            case "huber":
-                return F.huber_loss(error, torch.zeros_like(error), reduction="none", delta=self.config.huber_delta)
-
 
 def draw_timesteps(
     kind: TimestepDraw, first: int, num: int, total: int, num_timesteps: int, seed: int, step: int
@@ -69,7 +140,7 @@ def draw_timesteps(
     """Draw t for the samples first .. first + num - 1 of a training step's batch of `total`; (num,), on the CPU.
 
     The batch depends on (seed, step) alone, so that the parts that processes and micro-batches draw make up the whole.
-    Every sample's t is uniform, but that of `late`. ValueError when the part is not within the batch.
+    Every sample's t is uniform, except with `late`. ValueError when the part is not within the batch.
     """
     if not 0 <= first <= first + num <= total:
         raise ValueError(f"samples {first} to {first + num} are not a part of a batch of total={total}")

@@ -1,4 +1,4 @@
-"""What all samplers share: where they start, and how they read a network's output on the way."""
+"""Samplers: from noise to a restored image, with any predictor. They share where they start and how they estimate."""
 
 import math
 from collections.abc import Callable
@@ -9,18 +9,49 @@ import torch
 
 from restore_diff.diffusion.prediction import Estimate, Predictor, estimate, implied_epsilon
 from restore_diff.diffusion.schedule import Level, NoiseSchedule, levels
-from restore_diff.settings import Prediction, SamplerConfig
+from restore_diff.settings import SamplerConfig
 from restore_diff.tensors import Images
 
 NoiseSource: TypeAlias = Callable[[int], Images]
-"""Draw k -> standard normal noise in the sampled shape, on the device to sample on. Draw 0 is of the start."""
+"""Draw k -> standard normal noise in the sampled shape, on the device to sample on. Draw 0 is for the start."""
+
+Callback: TypeAlias = Callable[[int, Images, Estimate], None]
+"""(step, counted from 1, x_t, the estimate there): called once in each step, before x_t moves on."""
+
+Denoise: TypeAlias = Callable[[Images], Estimate]
+"""x_t -> the estimate at one noise level, by a network call; with gradients inside torch.enable_grad()."""
+
+Guidance: TypeAlias = Callable[[Estimate, Images, Level, Denoise], Estimate]
+"""(estimate, x_t, level, denoise) -> the estimate that the sampler uses instead."""
+
+GUIDANCE: dict[str, Callable[..., Guidance]] = {}
+"""Guidance by the name in `sampler.guidance`: an entry is called with its own options, if it declares `Settings`."""
+
+
+class Sampler(Protocol):
+    """Made as SAMPLERS[config.name](schedule, prediction, config[, options]); ValueError when no ladder exists."""
+
+    def sample(
+        self,
+        predictor: Predictor,
+        degraded: Images | None,
+        noise: NoiseSource,
+        callback: Callback | None = None,
+        guidance: Guidance | None = None,
+    ) -> Images:
+        """Restore a batch: `degraded` in [-1, 1] -> clean, within [-1, 1] when clipped, about that otherwise.
+
+        The state is float32, or float64 as the noise is, whatever the dtype of the predictor's output. Draw 0 is used
+        at the start and draw k at step k, counted from 1, but only where eta adds noise. Errors: as `estimate`.
+        """
+        ...
 
 
 class Denoiser:
-    """Turns (x_t, level) into estimates of the clean image and of the noise."""
+    """Estimates of the clean image and of the noise at x_t, clipped and guided."""
 
-    def __init__(self, prediction: Prediction, config: SamplerConfig):
-        self.prediction: Prediction = prediction
+    def __init__(self, prediction: str, config: SamplerConfig):
+        self.prediction = prediction
         self.clip = config.clip
         self.starts_from_degraded = config.start_t > 0
 
@@ -37,8 +68,22 @@ class Denoiser:
             raise ValueError("start_t starts from the degraded image, but degraded is None")
         return level.signal * degraded.to(x_t.dtype) + level.noise * x_t
 
-    def __call__(self, predictor: Predictor, x_t: Images, level: Level, degraded: Images | None) -> Estimate:
-        """Ask the network once. A clipped clean image is in [-1, 1], and the noise is what it then implies."""
+    def __call__(
+        self,
+        predictor: Predictor,
+        x_t: Images,
+        level: Level,
+        degraded: Images | None,
+        guidance: Guidance | None = None,
+    ) -> Estimate:
+        """Estimate by one network call, or more if guidance makes some."""
+        found = self._estimate(predictor, x_t, level, degraded)
+        if guidance is None:
+            return found
+        return guidance(found, x_t, level, lambda other: self._estimate(predictor, other, level, degraded))
+
+    def _estimate(self, predictor: Predictor, x_t: Images, level: Level, degraded: Images | None) -> Estimate:
+        """A clipped clean image is in [-1, 1], and the noise is what it then implies."""
         t = torch.full((len(x_t),), level.t, device=x_t.device)
         levels = level.signal, level.noise
         # Neither the output nor an epsilon before clipping gets a name that keeps it: each is as large as the image.
@@ -48,27 +93,39 @@ class Denoiser:
         return Estimate(clean, implied_epsilon(clean, x_t, *levels))
 
 
-# Samplers that remember the estimate of the step before: order 2 at one network call a step.
-#
-# Both solve the probability flow in lambda = log(signal / noise), from estimates of the clean image, and take their first
-# and last steps at order 1: there is no step before the first, and the last goes to lambda = infinity.
+def _ignore(step: int, x_t: Images, found: Estimate) -> None:
+    """The callback where none is given."""
+
+
+# DPM-Solver++ and UniPC remember the estimate of the step before: order 2 at one network call a step. Both solve the
+# probability flow in lambda = log(signal / noise), from estimates of the clean image, and take their first and last
+# steps at order 1: there is no step before the first, and the last goes to lambda = infinity.
 
 
 class DPMSolverSampler:
     """DPM-Solver++(2M), Lu et al. (2022), arXiv 2211.01095, algorithm 2."""
 
-    def __init__(self, schedule: NoiseSchedule, prediction: Prediction, config: SamplerConfig) -> None:
+    def __init__(self, schedule: NoiseSchedule, prediction: str, config: SamplerConfig) -> None:
         self.denoise = Denoiser(prediction, config)
         self.levels = levels(schedule, config)
 
-    @torch.inference_mode()
-    def sample(self, predictor: Predictor, degraded: Images | None, noise: NoiseSource) -> Images:
-        """As `samplers.Sampler.sample`."""
+    @torch.no_grad()
+    def sample(
+        self,
+        predictor: Predictor,
+        degraded: Images | None,
+        noise: NoiseSource,
+        callback: Callback | None = None,
+        guidance: Guidance | None = None,
+    ) -> Images:
+        """As `Sampler.sample`."""
+        report = callback or _ignore
         x_t = self.denoise.start(self.levels[0], degraded, noise)
         before: tuple[Level, Images] | None = None
-        for level, following in pairwise(self.levels):
-            clean = self.denoise(predictor, x_t, level, degraded).clean
-            target = clean
+        for step, (level, following) in enumerate(pairwise(self.levels), start=1):
+            found = self.denoise(predictor, x_t, level, degraded, guidance)
+            report(step, x_t, found)
+            target = clean = found.clean
             if before is not None and following.noise > 0:
                 target = clean + (clean - before[1]) / (2 * _ratio(before[0], level, following))
             x_t = _towards(target, x_t, level, following)
@@ -82,18 +139,28 @@ class UniPCSampler:
     Each new estimate also corrects the step that led to it, at no further network call.
     """
 
-    def __init__(self, schedule: NoiseSchedule, prediction: Prediction, config: SamplerConfig) -> None:
+    def __init__(self, schedule: NoiseSchedule, prediction: str, config: SamplerConfig) -> None:
         self.denoise = Denoiser(prediction, config)
         self.levels = levels(schedule, config)
 
-    @torch.inference_mode()
-    def sample(self, predictor: Predictor, degraded: Images | None, noise: NoiseSource) -> Images:
-        """As `samplers.Sampler.sample`."""
+    @torch.no_grad()
+    def sample(
+        self,
+        predictor: Predictor,
+        degraded: Images | None,
+        noise: NoiseSource,
+        callback: Callback | None = None,
+        guidance: Guidance | None = None,
+    ) -> Images:
+        """As `Sampler.sample`."""
+        report = callback or _ignore
         x_t = self.denoise.start(self.levels[0], degraded, noise)
         past: list[tuple[Level, Images]] = []  # the last two levels left behind, and the clean images estimated there
         left = x_t  # x_t at the last of them
-        for level, following in pairwise(self.levels):
-            clean = self.denoise(predictor, x_t, level, degraded).clean
+        for step, (level, following) in enumerate(pairwise(self.levels), start=1):
+            found = self.denoise(predictor, x_t, level, degraded, guidance)
+            report(step, x_t, found)
+            clean = found.clean
             if past:
                 x_t = _corrected(left, past, level, clean)
             past, left = [*past[-1:], (level, clean)], x_t
@@ -143,38 +210,31 @@ def _ratio(before: Level, level: Level, following: Level) -> float:
     return _log_snr_gap(before, level) / _log_snr_gap(level, following)
 
 
-# Samplers: from noise to a restored image, with any predictor.
-
-
-class Sampler(Protocol):
-    """Made as SAMPLERS[config.name](schedule, prediction, config); ValueError when the ladder does not exist."""
-
-    def sample(self, predictor: Predictor, degraded: Images | None, noise: NoiseSource) -> Images:
-        """Restore a batch: `degraded` in [-1, 1] -> clean, within [-1, 1] when clipped, about that otherwise.
-
-        The state is float32, or float64 as the noise is, whatever the dtype of the predictor's output. Draw 0 is asked
-        for at the start and draw k at step k, counted from 1, but only where eta adds noise. The result is an inference
-        tensor: copy it before changing it in place. Errors: as `estimate`.
-        """
-        ...
-
-
 class DDIMSampler:
     """DDIM, Song et al. (2021), eq. 12 and 16: deterministic at eta 0, ancestral DDPM at eta 1.
 
     Each step goes to the next entry of the ladder, and the last one to "no noise left", where x_t is the clean image.
     """
 
-    def __init__(self, schedule: NoiseSchedule, prediction: Prediction, config: SamplerConfig) -> None:
+    def __init__(self, schedule: NoiseSchedule, prediction: str, config: SamplerConfig) -> None:
         self.denoise = Denoiser(prediction, config)
         self.steps = [_step(*pair, config.eta) for pair in pairwise(levels(schedule, config))]
 
-    @torch.inference_mode()
-    def sample(self, predictor: Predictor, degraded: Images | None, noise: NoiseSource) -> Images:
+    @torch.no_grad()
+    def sample(
+        self,
+        predictor: Predictor,
+        degraded: Images | None,
+        noise: NoiseSource,
+        callback: Callback | None = None,
+        guidance: Guidance | None = None,
+    ) -> Images:
         """As `Sampler.sample`."""
+        report = callback or _ignore
         x_t = self.denoise.start(self.steps[0].level, degraded, noise)
         for draw, step in enumerate(self.steps, start=1):
-            clean, epsilon = self.denoise(predictor, x_t, step.level, degraded)
+            clean, epsilon = found = self.denoise(predictor, x_t, step.level, degraded, guidance)
+            report(draw, x_t, found)
             x_t = (step.next_signal * clean).add_(epsilon, alpha=step.next_noise)  # in place: images may be very large
             if step.fresh_noise > 0:
                 x_t = x_t + step.fresh_noise * noise(draw).to(x_t.dtype)
@@ -187,30 +247,45 @@ class HeunSampler:
     Two network calls a step, but one at the last: 2 * num_steps - 1 in all.
     """
 
-    def __init__(self, schedule: NoiseSchedule, prediction: Prediction, config: SamplerConfig) -> None:
+    def __init__(self, schedule: NoiseSchedule, prediction: str, config: SamplerConfig) -> None:
         self.denoise = Denoiser(prediction, config)
         self.levels = levels(schedule, config)
 
-    @torch.inference_mode()
-    def sample(self, predictor: Predictor, degraded: Images | None, noise: NoiseSource) -> Images:
+    @torch.no_grad()
+    def sample(
+        self,
+        predictor: Predictor,
+        degraded: Images | None,
+        noise: NoiseSource,
+        callback: Callback | None = None,
+        guidance: Guidance | None = None,
+    ) -> Images:
         """As `Sampler.sample`."""
+        report = callback or _ignore
         x_t = self.denoise.start(self.levels[0], degraded, noise)
-        for level, following in pairwise(self.levels):
-            clean, epsilon = self.denoise(predictor, x_t, level, degraded)
+        for step, (level, following) in enumerate(pairwise(self.levels), start=1):
+            clean, epsilon = found = self.denoise(predictor, x_t, level, degraded, guidance)
+            report(step, x_t, found)
             euler = following.signal * clean + following.noise * epsilon
             if following.noise > 0:
-                later = self.denoise(predictor, euler, following, degraded).epsilon
+                later = self.denoise(predictor, euler, following, degraded, guidance).epsilon
                 slope = following.noise / following.signal - level.noise / level.signal
                 euler = following.signal * (x_t / level.signal + slope * (epsilon + later) / 2)
             x_t = euler
         return x_t
 
 
-SAMPLERS = {"ddim": DDIMSampler, "dpm++2m": DPMSolverSampler, "unipc": UniPCSampler, "heun": HeunSampler}
+SAMPLERS: dict[str, Callable[..., Sampler]] = {
+    "ddim": DDIMSampler,
+    "dpm++2m": DPMSolverSampler,
+    "unipc": UniPCSampler,
+    "heun": HeunSampler,
+}
+"""Samplers by name."""
 
 
 class _Step(NamedTuple):
-    """What the estimates at `level` become: next_signal * clean + next_noise * epsilon + fresh_noise * draw."""
+    """The next x_t from the estimates at `level`: next_signal * clean + next_noise * epsilon + fresh_noise * draw."""
 
     level: Level
     next_signal: float

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from restore_diff.registry import make
 from restore_diff.settings import SamplerConfig, ScheduleConfig, Spacing
 from restore_diff.tensors import Images, Timesteps
 
@@ -21,7 +22,7 @@ class NoiseSchedule:
     """
 
     def __init__(self, config: ScheduleConfig) -> None:
-        betas = BETAS[config.name](config)
+        betas = make(SCHEDULES, config.name, "schedule.name", config.options, config)
         if betas.max() >= 1:
             raise ValueError(
                 f"every beta must lie below 1, got {betas.max():.3g} from {config}: "
@@ -69,13 +70,13 @@ def sigmoid_betas(config: ScheduleConfig) -> Tensor:
     return _betas_of(lambda time: (high - (6 * time - 3).sigmoid()) / (high - low), config.num_timesteps)
 
 
-BETAS: dict[str, Callable[[ScheduleConfig], Tensor]] = {
+SCHEDULES: dict[str, Callable[..., Tensor]] = {
     "linear": linear_betas,
     "quadratic": quadratic_betas,
     "cosine": cosine_betas,
     "sigmoid": sigmoid_betas,
 }
-"""beta_t of each schedule by name: (num_timesteps,), float64."""
+"""beta_t of each schedule by name: (config[, options]) -> (num_timesteps,), float64."""
 
 
 def _scaled_ends(config: ScheduleConfig) -> tuple[float, float]:
@@ -96,8 +97,6 @@ def _at(levels: Tensor, t: Timesteps, like: Images) -> Tensor:
     return table[t].reshape(-1, *[1] * (like.ndim - 1))
 
 
-# The noise levels that a sampler visits, from noisy to clean.
-
 KARRAS_RHO = 7.0
 """Karras et al. (2022), eq. 5: steps are even in sigma^(1/rho)."""
 
@@ -111,11 +110,11 @@ class Level(NamedTuple):
 
 
 NO_NOISE_LEFT = Level(t=-1, signal=1.0, noise=0.0)
-"""Where every ladder ends: the clean image itself. No network is asked there."""
+"""The end of every ladder: the clean image itself. No network is called there."""
 
 
 def levels(schedule: NoiseSchedule, config: SamplerConfig) -> list[Level]:
-    """What a sampler visits: num_steps levels or, where stop_t cuts them short, fewer, then NO_NOISE_LEFT.
+    """The levels that a sampler visits: num_steps or, where stop_t cuts them short, fewer, then NO_NOISE_LEFT.
 
     ValueError when there are fewer timesteps than steps, up to start_t where it is given.
     """

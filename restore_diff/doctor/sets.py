@@ -10,10 +10,9 @@ import numpy as np
 from tqdm import tqdm
 
 from restore_diff.data.cards import CardConfig, SplitConfig, find_cards, folder_of, load_card
-from restore_diff.data.decoding import ImageError
 from restore_diff.data.images import read_rgb_uint8
 from restore_diff.data.leaks import Fingerprint, Match, descriptors, find_matches, fingerprint, is_plain
-from restore_diff.data.names import DataError, PairPath, list_images
+from restore_diff.data.names import DataError, ImageError, PairPath, list_images
 from restore_diff.data.pairs import MOST_CROPPED_PX, PairList, Split, find_pairs
 from restore_diff.doctor.machine import Check, Status
 

@@ -4,17 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+from restore_diff.checkpoint import Weights, save_weights
 from restore_diff.config import ExperimentConfig, to_dict
+from restore_diff.errors import UserError
 from restore_diff.files import replace_atomically
 from restore_diff.models.layers import NORM_EPSILON
 from restore_diff.settings import NetworkConfig
-from restore_diff.training.weights import Weights, save_weights
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 
 
-class DiffusersError(ValueError):
+class DiffusersError(UserError):
     """diffusers does not support this network."""
 
 

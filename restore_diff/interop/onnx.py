@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from restore_diff.checkpoint import METADATA_KEY
 from restore_diff.config import ExperimentConfig, to_dict
+from restore_diff.errors import UserError
 from restore_diff.models.unet import Network
 from restore_diff.randomness import generator
-from restore_diff.training.weights import METADATA_KEY
 
 INPUTS = ("x_t", "t", "degraded")
 TOLERANCE = 1e-4
@@ -25,7 +26,7 @@ MAX_WEIGHT_BYTES = 2**31 - 2**26
 """The limit of protocol buffers, 2 GiB, less a margin for the graph."""
 
 
-class OnnxError(ValueError):
+class OnnxError(UserError):
     """The network cannot be exported, or the file does not compute the same output."""
 
 

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from restore_diff.checkpoint import WeightsError
 from restore_diff.config import ConfigError, ExperimentConfig, config_from_dict
 from restore_diff.models.unet import UNet
-from restore_diff.training.weights import WeightsError
 
 RENAMED = (
     (r"temb\.dense\.0\.", "time_embedding.linear_1."),

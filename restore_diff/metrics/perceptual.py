@@ -12,10 +12,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from restore_diff.errors import UserError
 from restore_diff.tensors import Images
 
 
-class MetricUnavailable(RuntimeError):
+class MetricUnavailable(UserError):
     """A metric cannot be computed here; the message is one line that says what to do."""
 
 

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from restore_diff.labels import KINDS
 from restore_diff.tensors import Images, Timesteps
 
 NORM_EPSILON = 1e-6  # Ho et al.'s; diffusers' default is 1e-5
@@ -53,10 +52,10 @@ class TimeEmbedding(nn.Module):
 
 
 class WeatherEmbedding(nn.Linear):
-    """Hints at the weather, rows of `hints.hints`, to what is added to the embedding of t; adds nothing at first."""
+    """Weather hints, rows of `labels.hints`, to a vector added to the embedding of t; 0 before training."""
 
-    def __init__(self, embedding_channels: int):
-        super().__init__(len(KINDS), embedding_channels, bias=False)
+    def __init__(self, num_labels: int, embedding_channels: int):
+        super().__init__(num_labels, embedding_channels, bias=False)
         zeroed(self)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -66,18 +65,18 @@ class WeatherEmbedding(nn.Linear):
 
 
 class WeatherHead(nn.Module):
-    """Features of several layers to logits of the kinds of weather, by their means and deviations over the image.
+    """Features of several layers to logits of the labels, from their means and deviations over the image.
 
-    Those of each layer are normalised by themselves, so that the layers count alike.
+    The statistics of each layer are normalised separately, so that all layers have equal weight.
     """
 
-    def __init__(self, widths: list[int], hidden_channels: int = 64):
+    def __init__(self, widths: list[int], num_labels: int, hidden_channels: int = 64):
         super().__init__()
         self.hidden = nn.Linear(2 * sum(widths), hidden_channels)
-        self.out = zeroed(nn.Linear(hidden_channels, len(KINDS)))
+        self.out = zeroed(nn.Linear(hidden_channels, num_labels))
 
     def forward(self, features: list[Images]) -> Tensor:
-        """(batch, len(KINDS)), in float32 under any autocast."""
+        """(batch, num_labels), in float32 under any autocast."""
         with torch.autocast(features[0].device.type, enabled=False):
             wide = [widened(layer).flatten(2) for layer in features]
             pooled = [part for layer in wide for part in (layer.mean(2), layer.std(2, correction=0))]
@@ -86,7 +85,7 @@ class WeatherHead(nn.Module):
 
 
 def wide_convolution(layer: nn.Conv2d, features: Images) -> Images:
-    """What a 3x3 convolution puts out, in float32 under any autocast and for any dtype of its weights."""
+    """The output of a 3x3 convolution, in float32 under any autocast and for any dtype of its weights."""
     features = widened(features)
     with torch.autocast(features.device.type, enabled=False):
         return F.conv2d(features, widened(layer.weight), None if layer.bias is None else widened(layer.bias), padding=1)
@@ -97,7 +96,7 @@ def _wide_linear(layer: nn.Linear, inputs: Tensor) -> Tensor:
 
 
 class ResidualBlock(nn.Module):
-    """(norm, SiLU, convolution) twice, the time added in between, around a shortcut. Starts as the shortcut alone."""
+    """(norm, SiLU, convolution) twice, time added in between, around a shortcut. The shortcut alone before training."""
 
     def __init__(self, in_channels: int, out_channels: int, embedding_channels: int, num_groups: int, dropout: float):
         super().__init__()

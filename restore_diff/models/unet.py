@@ -1,5 +1,6 @@
-"""What every network refuses."""
+"""The denoising U-Net of Ho et al. (2020), conditioned on a degraded image as in Özdenizci & Legenstein (2023)."""
 
+from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
@@ -18,6 +19,7 @@ from restore_diff.models.layers import (
     wide_convolution,
     zeroed,
 )
+from restore_diff.registry import make
 from restore_diff.settings import NetworkConfig
 from restore_diff.tensors import Images, Timesteps
 
@@ -35,9 +37,6 @@ def check_inputs(config: NetworkConfig, size_multiple: int, x_t: Images, t: Time
         raise ValueError(f"t must have one entry per image, ({batch},), got {tuple(t.shape)}")
     if height % size_multiple or width % size_multiple:
         raise ValueError(f"height and width must be multiples of {size_multiple}, got {height} x {width}")
-
-
-# The denoising U-Net of Ho et al. (2020), conditioned on a degraded image as in Özdenizci & Legenstein (2023).
 
 
 class UNet(nn.Module):
@@ -62,13 +61,17 @@ class UNet(nn.Module):
 
         self.conv_in = nn.Conv2d((config.condition_channels + config.image_channels) * folded, widths[0], 3, padding=1)
         self.time_embedding = TimeEmbedding(widths[0], _embedding_channels(config))
-        self.weather_embedding = WeatherEmbedding(_embedding_channels(config)) if config.hint else None
+        self.weather_embedding = (
+            WeatherEmbedding(len(config.labels), _embedding_channels(config)) if config.hint else None
+        )
         self.down_blocks = nn.ModuleList(DownBlock(config, level) for level in levels)
         self.mid_block = MidBlock(config)
         self.up_blocks = nn.ModuleList(UpBlock(config, level) for level in reversed(levels))
         self.conv_norm_out = nn.GroupNorm(config.num_groups, widths[0], NORM_EPSILON)
         self.conv_out = zeroed(nn.Conv2d(widths[0], config.image_channels * folded, 3, padding=1))
-        self.weather_head = WeatherHead([*_skip_widths(config), widths[-1]]) if config.recognise else None
+        self.weather_head = (
+            WeatherHead([*_skip_widths(config), widths[-1]], len(config.labels)) if config.recognise else None
+        )
 
     @property
     def size_multiple(self) -> int:
@@ -78,7 +81,7 @@ class UNet(nn.Module):
     def forward(self, x_t: Images, t: Timesteps, degraded: Images | None, weather: Tensor | None = None) -> Images:
         """The raw output, float32, in x_t's shape. `degraded` has x_t's size; None if the config has no condition.
 
-        `weather`: rows of `hints.hints`, one for all images or one each, for a config with `hint`; None: not known.
+        `weather`: rows of `labels.hints`, one for all images or one each, for a config with `hint`; None: unknown.
 
         Raises ValueError for a condition that is missing, superfluous or of another shape, and for a size that is no
         multiple of `size_multiple`.
@@ -90,10 +93,9 @@ class UNet(nn.Module):
         return F.pixel_shuffle(features, self.config.unshuffle)
 
     def recognise(self, x_t: Images, t: Timesteps, degraded: Images) -> Tensor:
-        """What weather `degraded` shows: logits, (batch, len(KINDS)), float32, for a config with `recognise`.
+        """Logits of each label for `degraded`, (batch, num_labels), float32, for a config with `recognise`.
 
-        Learned from the features of the network at pure noise, the last t, when it is told nothing. They get no
-        gradient.
+        Computed from the features of the network at pure noise, the last t, without a hint. They get no gradient.
         """
         assert self.weather_head is not None, "model.recognise is false"
         with torch.no_grad():
@@ -132,7 +134,7 @@ class DownBlock(nn.Module):
         self.downsamplers = nn.ModuleList([Downsample(width)] if level < len(widths) - 1 else [])
 
     def forward(self, features: Images, embedding: Tensor) -> list[Images]:
-        """What each layer puts out, in order: the way up reads them all."""
+        """The output of each layer, in order: the way up reads them all."""
         outputs = []
         for resnet, attention in zip(self.resnets, self.attentions, strict=True):
             features = attention(resnet(features, embedding))
@@ -204,7 +206,9 @@ def _attention(config: NetworkConfig, width: int, present: bool) -> SelfAttentio
 
 def _check(config: NetworkConfig) -> None:
     if config.recognise and not config.hint:
-        raise ValueError("recognise=true needs hint=true: what is recognised is what the network is told")
+        raise ValueError("recognise=true needs hint=true: the detected weather becomes the hint")
+    if config.labels[0] != "none":
+        raise ValueError(f"labels must begin with none, got {', '.join(config.labels)}")
     widths = _widths(config)
     for width in widths:
         if width % config.num_groups:
@@ -218,11 +222,13 @@ def _check(config: NetworkConfig) -> None:
             raise ValueError(f"head_channels={config.head_channels} must divide the channels under attention, {width}")
 
 
-# The networks by the name that `model.kind` gives.
-
 Network: TypeAlias = UNet
+"""Or any module with its interface: forward(x_t, t, degraded, **condition), `size_multiple`."""
+
+MODELS: dict[str, Callable[..., nn.Module]] = {"unet": UNet}
+"""Networks by the name in `model.kind`: (config[, options]) -> module."""
 
 
 def make_network(config: NetworkConfig) -> Network:
-    """An untrained one. Raises ValueError for numbers that do not fit together."""
-    return {"unet": UNet}[config.kind](config)
+    """An untrained network. Raises ValueError for an unknown kind, and for numbers that do not fit together."""
+    return make(MODELS, config.kind, "model.kind", config.options, config)

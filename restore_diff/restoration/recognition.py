@@ -34,7 +34,7 @@ class Recognition(NamedTuple):
 
     def predictor(self, degraded: Images) -> Predictor:
         """For one image, (1, channels, height, width) in [0, 1]."""
-        with torch.inference_mode():
+        with torch.no_grad():
             return self.told(decided(self.logits(degraded)))
 
     def logits(self, degraded: Images) -> Tensor:

@@ -9,13 +9,13 @@ from typing import NamedTuple, Self
 import torch
 
 from restore_diff.diffusion.prediction import Predictor
-from restore_diff.diffusion.samplers import Sampler
+from restore_diff.diffusion.samplers import Callback, Guidance, Sampler
 from restore_diff.environment import free_bytes, is_out_of_memory
 from restore_diff.randomness import generator
 from restore_diff.restoration.recognition import Recognition
 from restore_diff.restoration.tiling import Cuts, TiledPredictor, crop_to, overlapping_cuts, pad_to
 from restore_diff.settings import TilingConfig
-from restore_diff.tensors import Images, Timesteps, to_model_range, to_unit_range
+from restore_diff.tensors import IDENTITY, Codec, Images, Timesteps
 
 ROWS_AT_ONCE = 1024
 """Rows drawn by one generator: a part of a large image has its noise without that of the whole."""
@@ -139,6 +139,8 @@ class Restorer:
         precision: str = "float32",
         samples: Samples = ONE_SAMPLE,
         recognition: Recognition | None = None,
+        codec: Codec = IDENTITY,
+        guidance: Guidance | None = None,
     ):
         """`recognition` finds the predictor of each image; without it all have the one given.
 
@@ -156,10 +158,20 @@ class Restorer:
         self.precision = precision
         self.samples = samples
         self.recognition = recognition
+        self.codec = codec
+        self.guidance = guidance
+        self.callback: Callback | None = None
         if tiling.tile_size_px:
             TiledPredictor(predictor, tiling, size_multiple)  # what does not fit is told before any image
 
-    def restore(self, degraded: Images, names: Sequence[str], seed: int = 0) -> Images:
+    def restore(
+        self,
+        degraded: Images,
+        names: Sequence[str],
+        seed: int = 0,
+        callback: Callback | None = None,
+        guidance: Guidance | None = None,
+    ) -> Images:
         """Restore images of one size in [0, 1], at least 1 x 1 px: float32 in [0, 1], same size and device.
 
         The noise of image i belongs to (seed, names[i], position), drawn on the CPU for the image's own pixels. Several
@@ -168,13 +180,27 @@ class Restorer:
         A precision below float32 that gives values which are not finite is warned of, and the images done again in
         float32; so are, in tiles of half the size, images for which the memory does not suffice. Very large images are
         restored in bands of rows. Raises ValueError for images or names of another form, FloatingPointError when
-        float32 fails as well.
+        float32 fails as well. `callback` and `guidance`: as `Sampler.sample`, for each sample of each band.
         """
-        return self._restore(degraded, names, seed, with_spread=False)[0]
+        return self._with(callback, guidance)._restore(degraded, names, seed, with_spread=False)[0]
 
-    def restore_with_spread(self, degraded: Images, names: Sequence[str], seed: int = 0) -> Restoration:
-        """As `restore`, and how far the samples lie apart: 0 where there is but one."""
-        return Restoration(*self._restore(degraded, names, seed, with_spread=True))
+    def restore_with_spread(
+        self,
+        degraded: Images,
+        names: Sequence[str],
+        seed: int = 0,
+        callback: Callback | None = None,
+        guidance: Guidance | None = None,
+    ) -> Restoration:
+        """As `restore`, with the standard deviation over the samples: 0 where there is one."""
+        return Restoration(*self._with(callback, guidance)._restore(degraded, names, seed, with_spread=True))
+
+    def _with(self, callback: Callback | None, guidance: Guidance | None) -> Self:
+        if callback is None and guidance is None:
+            return self
+        changed = copy(self)
+        changed.callback, changed.guidance = callback, guidance or self.guidance
+        return changed
 
     def _restore(self, degraded: Images, names: Sequence[str], seed: int, with_spread: bool) -> list[Images]:
         """Band by band, so that of a very large image only inputs and results are whole in memory."""
@@ -183,13 +209,12 @@ class Restorer:
             images = zip(degraded.split(1), names, strict=True)
             each = [self._told(image)._restore(image, [name], seed, with_spread) for image, name in images]
             return each[0] if len(each) == 1 else [torch.cat(parts) for parts in zip(*each, strict=True)]
-        # Ordinary tensors: those made in inference mode refuse in-place changes outside it.
         results = [torch.zeros_like(degraded, dtype=torch.float32) for _ in range(1 + with_spread)]
         cuts = bands(*degraded.shape[-2:])
         for start, weight in zip(cuts.starts, cuts.weights, strict=True):
             noise = Noise(degraded.shape[1:], names, seed, rows=(start, start + len(weight)))
             rows = slice(*noise.rows)
-            with torch.inference_mode():
+            with torch.no_grad():
                 found = self._samples(degraded[..., rows, :], noise)
                 for result, band in zip(results, found, strict=False):
                     result[..., rows, :].addcmul_(band, weight[:, None].to(band))
@@ -245,23 +270,29 @@ class Restorer:
     def _sample_once(self, tiling: TilingConfig, precision: str, degraded: Images, noise: Noise) -> Images:
         height, width = degraded.shape[-2:]
         padded = self._padded_size(tiling, height), self._padded_size(tiling, width)
-        inputs = pad_to(to_model_range(degraded.to(self.device, torch.float32)), *padded)
+        inputs = self.codec.encode(pad_to(degraded.to(self.device, torch.float32), *padded))
+        noise = _of_latents(noise, inputs, self.codec.downscale)
         predictor = self._at_precision(precision)
         if tiling.tile_size_px:
             tiling = replace(tiling, tiles_per_batch=tiling.tiles_per_batch or self._tiles_per_batch(tiling, inputs))
             predictor = TiledPredictor(predictor, tiling, self.size_multiple)
-        clean = self.sampler.sample(predictor, inputs, lambda draw: pad_to(noise(draw).to(self.device), *padded))
-        return to_unit_range(crop_to(clean, height, width))
+
+        def draws(draw: int) -> Images:
+            return pad_to(noise(draw).to(self.device), *inputs.shape[-2:])
+
+        clean = self.sampler.sample(predictor, inputs, draws, self.callback, self.guidance)
+        return crop_to(self.codec.decode(clean), height, width)
 
     def _tiles_per_batch(self, tiling: TilingConfig, inputs: Images) -> int:
         tile = (min(tiling.tile_size_px, inputs.shape[-2]), min(tiling.tile_size_px, inputs.shape[-1]))
         return tiles_per_batch(self._at_precision(self.precision), self.device, inputs.shape[1], *tile)
 
     def _padded_size(self, tiling: TilingConfig, length: int) -> int:
-        """Tiles fit any length from their own on; what the network sees at once needs a multiple."""
-        if 0 < tiling.tile_size_px <= length:
-            return length
-        return -(-length // self.size_multiple) * self.size_multiple
+        """Tiles, which are of latents, fit any length from their own on; an untiled image needs a multiple."""
+        downscale = self.codec.downscale
+        tiled = 0 < tiling.tile_size_px <= length // downscale
+        multiple = downscale * (1 if tiled else self.size_multiple)
+        return -(-length // multiple) * multiple
 
     def _at_precision(self, precision: str) -> Predictor:
         dtype = PRECISIONS[precision]
@@ -271,6 +302,17 @@ class Restorer:
                 return self.predictor(x_t, t, degraded)
 
         return predict
+
+
+def _of_latents(noise: Noise, latents: Images, downscale: int) -> Noise:
+    """The noise of the same rows in the shape of the latents; for pixels, unchanged."""
+    channels, height, width = noise.shape
+    if downscale == 1 and latents.shape[1] == channels:
+        return noise
+    first = noise.rows[0] // downscale
+    num_rows = -(-(noise.rows[1] - noise.rows[0]) // downscale)
+    shape = latents.shape[1], max(-(-height // downscale), first + num_rows), -(-width // downscale)
+    return noise._replace(shape=shape, rows=(first, first + num_rows))
 
 
 def _check(degraded: Images, names: Sequence[str]) -> None:

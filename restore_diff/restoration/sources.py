@@ -1,15 +1,19 @@
-"""The images that lie in a folder: what a user means by "my photos", without links that loop, thumbnails, sockets."""
+"""Input files and the plan of outputs: every mistake visible without opening an image is found here, at once."""
 
 import errno
 import glob
 import os
 import stat
-from collections import Counter
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from hashlib import blake2b
 from pathlib import Path, PurePath
 from typing import NamedTuple
+
+from restore_diff.errors import UserError
 
 IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
 """A file with such an ending is meant to be an image: when it cannot be read, that is a failure, nothing to ignore."""
@@ -89,7 +93,7 @@ ScanFolder = Callable[[Path, bool], Scan]
 """(folder, whether its subfolders are entered) -> the images in it."""
 
 
-class PlanError(ValueError):
+class PlanError(UserError):
     """Input, output and names do not fit together; each of `args` is a line for the user."""
 
 
@@ -206,3 +210,177 @@ def _lines(path: Path) -> Iterable[str]:
         raise PlanError(f"cannot read the list {path}: {error.strerror or error}") from error
     lines = text.split(b"\0") if b"\0" in text else text.splitlines()
     return [os.fsdecode(line) for line in lines if line.strip()]
+
+
+WRITTEN_ENDINGS = IMAGE_ENDINGS - {".jpe", ".jfif", ".gif"}
+"""The endings that an output keeps; any other input becomes a PNG."""
+
+COMPARISONS = "comparisons"
+"""The folder below the output folder that mirrors it with pictures degraded | restored."""
+
+
+UNCERTAINTY = "uncertainty"
+"""Likewise, with pictures of how far several samples lie apart."""
+
+
+class Job(NamedTuple):
+    """One image: where it lies, where the restored one goes, and where two pictures about it go, if they are wanted."""
+
+    source: Path
+    output: Path
+    comparison: Path | None = None
+    uncertainty: Path | None = None
+
+    @property
+    def written(self) -> list[Path]:
+        return [path for path in (self.output, self.comparison, self.uncertainty) if path is not None]
+
+
+class Plan(NamedTuple):
+    """`jobs` are to be restored, in this order; `done` have their output already. `root` is the output folder."""
+
+    root: Path
+    jobs: list[Job]
+    done: list[Job]
+    sources: Sources
+
+    @property
+    def folders(self) -> set[Path]:
+        """Those that outputs go to, whether they exist or not."""
+        return {path.parent for job in self.jobs + self.done for path in job.written}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of `count` shares of the images, from `index` 0 on. Who shares a folder needs no other agreement."""
+
+    index: int = 0
+    count: int = 1
+
+    def holds(self, name: PurePath) -> bool:
+        """By the name below the input folder, alike on all machines: neither the order nor the other files matter."""
+        text = unicodedata.normalize("NFC", name.as_posix())
+        digest = blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+        return int.from_bytes(digest, "big") % self.count == self.index
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How an output is named after its input: `extension` is an ending without dot, or "auto" for the input's own."""
+
+    extension: str = "auto"
+    suffix: str = ""
+
+    def __post_init__(self) -> None:
+        if any(letter in self.suffix for letter in "/\\\0"):
+            raise PlanError(f"--suffix is part of a file name and cannot hold / or \\, got {self.suffix!r}")
+
+    def name(self, source: str) -> str:
+        """Stem, suffix and ending of the output for a file name. Without the ending of an image, a name is all stem."""
+        ending = PurePath(source).suffix
+        if ending.lower() not in IMAGE_ENDINGS:
+            ending = ""
+        stem = source.removesuffix(ending)
+        if self.extension != "auto":
+            return f"{stem}{self.suffix}.{self.extension}"
+        return stem + self.suffix + (ending if ending.lower() in WRITTEN_ENDINGS else ".png")
+
+
+def plan_jobs(
+    inputs: Sequence[str],
+    output: Path,
+    naming: Naming,
+    is_image: Callable[[Path], bool],
+    *,
+    recursive: bool = True,
+    overwrite: bool = False,
+    compare: bool = False,
+    uncertainty: bool = False,
+    shard: Shard = Shard(),
+) -> Plan:
+    """Plan the restoration of the images that `inputs` name (see `find_sources`) into the folder `output`.
+
+    For a single file, an `output` with the ending of an image names the file itself. What `shard` does not hold is
+    left out, after the checks, which are those of the whole.
+
+    Raises PlanError when the places do not exist or fit, and lists the outputs that would have one name where a file
+    system does not tell cases apart, that would replace an input, or that a link would put outside of `output`.
+    """
+    sources = find_sources(inputs, output, is_image, recursive)
+    _check_output(output)
+    is_single = len(inputs) == 1 and Path(inputs[0]).is_file()
+    if is_single and output.suffix.lower() in WRITTEN_ENDINGS and not output.is_dir():
+        if naming != Naming():
+            raise PlanError(f"-o {output} names the file: leave out --ext and --suffix, or let -o name a folder")
+        root, names = output.parent, [PurePath(output.name)]
+    else:
+        if output.is_file():
+            raise PlanError(f"-o must name a folder, and {output} is a file")
+        root, names = output, [source.name.with_name(naming.name(source.name.name)) for source in sources.images]
+    also = [folder for folder, wanted in ((COMPARISONS, compare), (UNCERTAINTY, uncertainty)) if wanted]
+    planned = {_job(source.path, root, name, also): source for source, name in zip(sources.images, names, strict=True)}
+    jobs = list(planned)
+    _check_collisions(jobs, root)
+    _check_containment(jobs, root)
+    _check_that_inputs_survive(jobs)
+    mine = [job for job, source in planned.items() if shard.holds(source.name)]
+    exists = {job: _identity(job.output) is not None and not overwrite for job in mine}
+    return Plan(root, [job for job in mine if not exists[job]], [job for job in mine if exists[job]], sources)
+
+
+def _job(source: Path, root: Path, name: PurePath, also: Sequence[str]) -> Job:
+    picture = name if name.suffix.lower() == ".png" else name.with_name(name.name + ".png")
+    places = {folder: root / folder / picture for folder in also}
+    return Job(source, root / name, places.get(COMPARISONS), places.get(UNCERTAINTY))
+
+
+def _check_output(output: Path) -> None:
+    places = output.parents if output.is_file() else (output, *output.parents)
+    folder = next(place for place in places if place.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise PlanError(f"cannot write to {output}: {folder} is {'read-only' if folder.is_dir() else 'a file'}")
+
+
+def _check_collisions(jobs: list[Job], root: Path) -> None:
+    """Outputs whose names differ by case or by the composition of accents alone are one file on macOS and Windows."""
+    sources = defaultdict(list)
+    for job in jobs:
+        for path in job.written:
+            sources[unicodedata.normalize("NFC", str(path)).casefold()].append((job.source, path))
+    lines = [
+        f"{', '.join(str(source) for source, _ in group)} -> {group[0][1].relative_to(root)}"
+        for group in sources.values()
+        if len(group) > 1
+    ]
+    _refuse(lines, "outputs would be written by more than one input (rename, or choose another --ext)")
+
+
+def _check_containment(jobs: list[Job], root: Path) -> None:
+    inside = Path(os.path.realpath(root))
+    folders = {path.parent for job in jobs for path in job.written}
+    lines = [
+        f"{f} -> {real}" for f in sorted(folders) if not (real := Path(os.path.realpath(f))).is_relative_to(inside)
+    ]
+    _refuse(lines, f"folders are links that lead out of {root}")
+
+
+def _check_that_inputs_survive(jobs: list[Job]) -> None:
+    """Compared by identity on the disk: neither links nor a file system that ignores cases can hide an input."""
+    inputs = {_identity(job.source) for job in jobs} - {None}
+    lines = [str(path) for job in jobs for path in job.written if _identity(path) in inputs]
+    _refuse(lines, "outputs would replace an input (choose another -o, or a --suffix)")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What file `path` is, None where none is or can be, as with a name that is too long (writing it fails, then)."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
+
+
+def _refuse(lines: list[str], what: str) -> None:
+    if lines:
+        more = [f"and {len(lines) - 10} more"] if len(lines) > 10 else []
+        raise PlanError(f"{len(lines)} {what}:", *(f"  {line}" for line in lines[:10] + more))

@@ -17,8 +17,8 @@ from typing import NamedTuple, Self
 
 import torch
 
+from restore_diff.checkpoint import newest_kept
 from restore_diff.distributed import ALONE, Processes, TrainingStopped
-from restore_diff.training.checkpoint import newest_kept
 from restore_diff.training.optimisation import MAX_OVERFLOWS_IN_A_ROW, NonFinite, Optimisation, TrainingBatch
 from restore_diff.training.run import RunFolder
 

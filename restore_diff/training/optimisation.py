@@ -15,10 +15,10 @@ from torch.optim import AdamW, Optimizer
 from restore_diff.diffusion.loss import GaussianDiffusion, draw_noise, draw_timesteps
 from restore_diff.diffusion.prediction import Predictor
 from restore_diff.distributed import ALONE, Processes
-from restore_diff.labels import hints, hints_with_dropout
+from restore_diff.labels import LABELS, hints, hints_with_dropout
 from restore_diff.randomness import mix
 from restore_diff.settings import TrainingConfig
-from restore_diff.tensors import Images, Timesteps, to_model_range
+from restore_diff.tensors import IDENTITY, Codec, Images, Timesteps
 from restore_diff.training.recogniser import Recogniser, all_but_recognition
 
 
@@ -326,7 +326,7 @@ class TrainingBatch(Protocol):
     @property
     def clean(self) -> Images: ...
     @property
-    def degraded(self) -> Images: ...
+    def degraded(self) -> Images | None: ...
     @property
     def positions(self) -> list[int]:
         """Of each sample in the whole run: step * batch_size + place in the global batch; consecutive."""
@@ -375,9 +375,12 @@ class Optimisation:
         seed: int,
         device: torch.device,
         processes: Processes = ALONE,
+        codec: Codec = IDENTITY,
     ):
         self._memory_format = torch.contiguous_format if device.type == "mps" else torch.channels_last
         self._takes_hints = getattr(model, "weather_embedding", None) is not None
+        self._labels = model.config.labels if self._takes_hints else LABELS
+        self._codec = codec
         weights = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.model = model.to(device, memory_format=weights).train()  # type: ignore[call-overload]
         network = Recogniser(model) if config.part == "recognition" else all_but_recognition(model)
@@ -418,7 +421,8 @@ class Optimisation:
 
     def loss(self, num_steps_done: int, batch: TrainingBatch) -> Tensor:
         """The part of the global batch's mean loss that comes from these samples."""
-        clean, degraded = self._on_device(batch.clean), self._on_device(batch.degraded)
+        clean = self._on_device(batch.clean)
+        degraded = None if batch.degraded is None else self._on_device(batch.degraded)
         total = self._config.batch_size
         first, num = batch.positions[0] - num_steps_done * total, len(batch.positions)
         assert 0 <= first <= total - num, f"sample {batch.positions[0]} is not of step {num_steps_done}"
@@ -429,7 +433,7 @@ class Optimisation:
             last = torch.full_like(t, num_timesteps - 1)
             return self._recognition_loss(batch, epsilon, self._on(last), degraded).sum() / total
         predict = self._predictor(batch)
-        return self._diffusion.loss(predict, clean, degraded, self._on(t), epsilon).sum() / total
+        return self._diffusion.loss(predict, clean, degraded, self._on(t), epsilon, batch.weathers).sum() / total
 
     def _recognition_loss(self, batch: TrainingBatch, noise: Images, last: Timesteps, degraded: Images) -> Tensor:
         """(batch,): the cross-entropy of each kind of weather, their mean, where it is known; else 0."""
@@ -444,7 +448,7 @@ class Optimisation:
         told = {}
         if self._takes_hints:
             positions, dropout = batch.positions, self._config.hint_dropout
-            told["weather"] = self._on(hints_with_dropout(batch.weathers, positions, dropout, self._seed))
+            told["weather"] = self._on(hints_with_dropout(batch.weathers, positions, dropout, self._seed, self._labels))
 
         def predict(x_t: Images, t: Timesteps, degraded: Images | None) -> Images:
             with self._autocast():
@@ -470,4 +474,5 @@ class Optimisation:
 
     def _on_device(self, images: Images) -> Images:
         images = images.to(self.device, non_blocking=True, memory_format=self._memory_format)
-        return to_model_range(images)
+        with torch.no_grad():
+            return self._codec.encode(images)

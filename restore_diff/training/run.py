@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from restore_diff.environment import environment
+from restore_diff.errors import UserError
 from restore_diff.files import printable, remove_abandoned, replace_atomically
 
 # May this config go on from that checkpoint?
@@ -49,7 +50,7 @@ because to train longer is what people ask for, and said aloud.
 """
 
 
-class ConfigChanged(ValueError):
+class ConfigChanged(UserError):
     """The config would make another experiment of a run that has begun."""
 
 
@@ -116,7 +117,7 @@ LOCK = ".lock"
 RunState = Literal["running", "finished", "preempted", "failed"]
 
 
-class RunFolderError(ValueError):
+class RunFolderError(UserError):
     """The folder cannot be used."""
 
 

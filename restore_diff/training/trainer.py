@@ -15,10 +15,7 @@ from typing import Any, NoReturn, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from restore_diff.distributed import OtherProcessFailed, TrainingInterrupted, TrainingStopped
-from restore_diff.environment import versions
-from restore_diff.settings import TrainingConfig
-from restore_diff.training.checkpoint import (
+from restore_diff.checkpoint import (
     Best,
     Checkpoint,
     LossScale,
@@ -33,6 +30,9 @@ from restore_diff.training.checkpoint import (
     save_checkpoint,
     tidy,
 )
+from restore_diff.distributed import OtherProcessFailed, TrainingInterrupted, TrainingStopped
+from restore_diff.environment import versions
+from restore_diff.settings import TrainingConfig
 from restore_diff.training.faults import BROKEN, Inspection, Interruption, death_of_worker, deaths_ignored, undisturbed
 from restore_diff.training.optimisation import (
     Optimisation,

@@ -6,7 +6,7 @@ x is linear light, before it is coded for display. With many photons the Poisson
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.io import decode_image, encode_jpeg
 
 from restore_diff.randomness import generator
-from restore_diff.settings import CameraConfig, Mixture, Weather
+from restore_diff.settings import CameraConfig, HazeConfig, Mixture, RainConfig, RaindropConfig, SnowConfig, Weather
 from restore_diff.tensors import Images
 from restore_diff.weather.haze import render_haze
 from restore_diff.weather.rain import render_rain
@@ -66,15 +66,21 @@ def compress(images: Images, config: CameraConfig, seeds: Sequence[int]) -> Imag
     return compressed
 
 
-# What renders each kind of weather, by its name in the config.
+class Kind(NamedTuple):
+    """One kind of weather: what renders it, and its settings."""
 
-LAYERS: dict[str, Callable[..., Images]] = {
-    "rain": render_rain,
-    "haze": render_haze,
-    "snow": render_snow,
-    "raindrop": render_raindrops,
+    render: Callable[..., Images]
+    """(images (B,3,H,W) in [0, 1], settings, one seed per image) -> images; image i depends on row i alone."""
+    settings: type
+
+
+WEATHERS: dict[str, Kind] = {
+    "rain": Kind(render_rain, RainConfig),
+    "haze": Kind(render_haze, HazeConfig),
+    "snow": Kind(render_snow, SnowConfig),
+    "raindrop": Kind(render_raindrops, RaindropConfig),
 }
-"""(images, settings, seeds) -> images; the settings are the section of the same name."""
+"""Kinds of weather by name; those of the package are set in the config section of that name."""
 
 
 # Weather of several kinds, one upon the other in the order in which light meets them on its way into the camera.

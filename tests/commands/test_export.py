@@ -10,11 +10,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_run import enter, run_test, run_train, scores, tree
 
+from restore_diff.checkpoint import load_weights, save_weights
 from restore_diff.commands import export
 from restore_diff.config import config_from_dict, to_dict
 from restore_diff.interop import onnx as exporter
 from restore_diff.models.unet import UNet
-from restore_diff.training.weights import load_weights, save_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 

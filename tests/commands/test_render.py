@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 
 from restore_diff import build
-from restore_diff.commands import render
+from restore_diff.commands import render, rendering
 from restore_diff.commands.contact_sheet import HEIGHT_PX, PLACES, WIDTH_PX, rows_of_settings
 from restore_diff.config import load_config
 from restore_diff.data.images import read_rgb_uint8
+from restore_diff.data.loading import PairedImageDataset
 from restore_diff.data.names import DataError, PairPath
-from restore_diff.data.pairs import PairedImageDataset, find_pairs
-from restore_diff.settings import DataConfig, HazeConfig, RainConfig, range_names
+from restore_diff.data.pairs import find_pairs
+from restore_diff.settings import COMBINATIONS, DataConfig, HazeConfig, RainConfig, range_names
 
 ROOT = Path(__file__).resolve().parents[2]
 DENSE = "data.rain.density=[0.02,0.03]"
@@ -235,7 +236,7 @@ def test_all_draws_each_weather():
         photograph(f"photos/{number}.png")
     assert run("-q", "--dry-run", weather="all") == 0
     config = load_config([], render._overrides(render._parse(["-i", "a", "-o", "b", "--weather", "all"])))
-    assert set(config.data.weather) == set(render.WEATHERS) and set(config.data.weather.values()) == {1.0}
+    assert set(config.data.weather) == set(COMBINATIONS) and set(config.data.weather.values()) == {1.0}
 
 
 def test_a_full_disk_ends_the_run(monkeypatch, capsys):
@@ -245,7 +246,7 @@ def test_a_full_disk_ends_the_run(monkeypatch, capsys):
     def full(path, pixels):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(render, "write_image", full)
+    monkeypatch.setattr(rendering, "write_image", full)
     assert run() == 3
     printed = capsys.readouterr()
     assert "the disk is full" in printed.err and printed.err.count("No space") == 0
@@ -261,7 +262,7 @@ def test_ctrl_c_leaves_whole_pairs_and_the_same_command_goes_on(monkeypatch, cap
         return read_rgb_uint8(path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(render, "read_rgb_uint8", impatient)
+        patched.setattr(rendering, "read_rgb_uint8", impatient)
         assert run() == 130
     assert "the same command goes on from here" in capsys.readouterr().err
     assert list(found("out")) == ["a"]

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from restore_diff import trained
-from restore_diff.commands import console, restore
+from restore_diff.commands import console as common
+from restore_diff.commands import restore
 from restore_diff.diffusion.samplers import SAMPLERS
 from restore_diff.files import printable
 
@@ -49,7 +50,7 @@ def photos(tmp_path):
 )
 def test_malformed_arguments_end_with_exit_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as end:
-        restore.main(console)
+        restore.main(arguments)
     assert end.value.code == 2
     assert "error:" in capsys.readouterr().err
 
@@ -60,7 +61,7 @@ def test_max_pixels_takes_a_unit():
 
 
 def test_the_samplers_are_those_of_the_schema():
-    assert set(console.SAMPLERS) == set(SAMPLERS)
+    assert set(common.SAMPLERS) == set(SAMPLERS)
 
 
 def test_control_characters_and_bytes_that_are_no_text_are_escaped():

@@ -12,10 +12,10 @@ from PIL import Image
 from tiny_run import enter, run_test, run_train, scores, summary, tree, write_image, write_pairs
 
 from restore_diff.build import select_precision
+from restore_diff.checkpoint import load_checkpoint_weights, save_weights
 from restore_diff.commands import test
 from restore_diff.metrics.protocols import PROTOCOLS
 from restore_diff.restoration.restorer import Restorer
-from restore_diff.training.weights import load_checkpoint_weights, save_weights
 
 RUN = Path("runs/b")
 REPORT = RUN / "test/tests"

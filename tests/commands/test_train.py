@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from tiny_run import arguments, enter, run_test, run_train, scores, summary, tree, write_image, write_pairs
 
 from restore_diff import build
+from restore_diff.checkpoint import TENSORS
 from restore_diff.commands import train
 from restore_diff.config import load_config
-from restore_diff.training.checkpoint import TENSORS
 from restore_diff.training.run import RunFolder, RunLog
 
 ROOT = Path(__file__).resolve().parents[2]

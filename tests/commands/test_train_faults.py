@@ -14,10 +14,8 @@ import torch
 from tiny_run import arguments, enter, run_train, tree
 
 from restore_diff import build
-from restore_diff.commands import restore, train
-from restore_diff.data.loading import TrainingBatches
-from restore_diff.training import checkpoint as checkpoint_module
-from restore_diff.training.checkpoint import (
+from restore_diff import checkpoint as checkpoint_module
+from restore_diff.checkpoint import (
     STATE,
     TENSORS,
     encode_state,
@@ -25,6 +23,8 @@ from restore_diff.training.checkpoint import (
     read_state,
     verify_checkpoint,
 )
+from restore_diff.commands import restore, train
+from restore_diff.data.loading import TrainingBatches
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = Path("runs/derain")

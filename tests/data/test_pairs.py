@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from restore_diff.data.names import DataError
-from restore_diff.data.pairs import PairedImageDataset, PairList, find_pairs, shared_clean_images
+from restore_diff.data.loading import PairedImageDataset
+from restore_diff.data.pairs import PairList, find_pairs, shared_clean_images
 
 
 def found(source: Path | str, split="test", root=Path("none")) -> dict[str, str | None]:

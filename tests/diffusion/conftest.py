@@ -5,13 +5,11 @@ from collections.abc import Callable
 import pytest
 from torch import Tensor
 
-from restore_diff.settings import Prediction
-
-KINDS: tuple[Prediction, ...] = ("epsilon", "clean", "velocity", "residual")
+KINDS: tuple[str, ...] = ("epsilon", "clean", "velocity", "residual")
 
 
 @pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> Prediction:
+def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
 

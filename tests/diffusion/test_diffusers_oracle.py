@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from restore_diff.diffusion.samplers import DDIMSampler
-from restore_diff.diffusion.schedule import BETAS, NoiseSchedule, timestep_ladder
+from restore_diff.diffusion.schedule import SCHEDULES, NoiseSchedule, timestep_ladder
 from restore_diff.settings import SamplerConfig, ScheduleConfig
 
 diffusers = pytest.importorskip("diffusers")
@@ -62,13 +62,15 @@ def dpm_sample(ladder: list[int], kind: str, algorithm: str) -> torch.Tensor:
 @pytest.mark.parametrize("name, theirs", [("linear", "linear"), ("quadratic", "scaled_linear")])
 def test_betas_equal_those_of_diffusers(name, theirs):
     oracle = diffusers.DDIMScheduler(**LINEAR | {"beta_schedule": theirs})
-    torch.testing.assert_close(BETAS[name](ScheduleConfig(name=name)), oracle.betas.double(), rtol=2e-6, atol=0)
+    torch.testing.assert_close(SCHEDULES[name](ScheduleConfig(name=name)), oracle.betas.double(), rtol=2e-6, atol=0)
 
 
 def test_cosine_equals_squaredcos_cap_v2():
     oracle = diffusers.DDIMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2")
     ours = NoiseSchedule(ScheduleConfig(name="cosine"))
-    torch.testing.assert_close(BETAS["cosine"](ScheduleConfig(name="cosine")), oracle.betas.double(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        SCHEDULES["cosine"](ScheduleConfig(name="cosine")), oracle.betas.double(), rtol=1e-6, atol=0
+    )
     torch.testing.assert_close(ours.alpha_bar, oracle.alphas_cumprod.double(), rtol=1e-4, atol=1e-12)
 
 

@@ -6,10 +6,10 @@ from fractions import Fraction
 import pytest
 import torch
 
-from restore_diff.diffusion.schedule import BETAS, NoiseSchedule
+from restore_diff.diffusion.schedule import SCHEDULES, NoiseSchedule
 from restore_diff.settings import ScheduleConfig
 
-NAMES = sorted(BETAS)
+NAMES = sorted(SCHEDULES)
 
 
 def schedule(name: str = "linear", num_timesteps: int = 1000, **settings) -> NoiseSchedule:
@@ -44,7 +44,7 @@ def test_linear_of_250_timesteps_has_the_published_last_level():
 
 
 def test_quadratic_betas_have_equally_spaced_roots():
-    betas = BETAS["quadratic"](ScheduleConfig(name="quadratic"))
+    betas = SCHEDULES["quadratic"](ScheduleConfig(name="quadratic"))
     first, last = math.sqrt(1e-4), math.sqrt(0.02)
     for t in (0, 1, 500, 998, 999):
         assert betas[t].item() == pytest.approx((first + (last - first) * t / 999) ** 2, rel=1e-13)

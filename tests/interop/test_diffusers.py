@@ -6,12 +6,12 @@ import json
 import pytest
 import torch
 
+from restore_diff.checkpoint import Weights
 from restore_diff.config import ExperimentConfig, config_from_dict
 from restore_diff.interop.diffusers import DiffusersError, save_diffusers, unet2d_config
 from restore_diff.models.unet import UNet
 from restore_diff.settings import NetworkConfig
 from restore_diff.trained import load_experiment
-from restore_diff.training.weights import Weights
 
 TINY = {"base_channels": 16, "channel_multipliers": [1, 2, 2], "num_blocks": 1, "num_groups": 8, "head_channels": 8}
 NETWORKS = {

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from restore_diff.checkpoint import WeightsError
 from restore_diff.commands.export import import_main
 from restore_diff.diffusion.samplers import DDIMSampler
 from restore_diff.diffusion.schedule import NoiseSchedule
@@ -22,7 +23,6 @@ from restore_diff.interop.weatherdiffusion import read_weatherdiffusion
 from restore_diff.models.unet import UNet
 from restore_diff.restoration.tiling import TiledPredictor
 from restore_diff.trained import load_restorer
-from restore_diff.training.weights import WeightsError
 
 GOLDEN = json.loads((Path(__file__).parent / "weatherdiffusion_golden.json").read_text())
 

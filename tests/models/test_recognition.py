@@ -52,7 +52,7 @@ def test_the_last_features_are_among_those_it_reads():
 
 def test_layers_count_alike_however_large_their_features_are():
     torch.manual_seed(0)
-    head, generator = WeatherHead([8, 16]), torch.Generator().manual_seed(2)
+    head, generator = WeatherHead([8, 16], 5), torch.Generator().manual_seed(2)
     torch.nn.init.normal_(head.out.weight, generator=generator)
     first, second = (torch.randn(2, width, 6, 5, generator=generator) for width in (8, 16))
     with torch.no_grad():

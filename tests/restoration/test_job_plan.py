@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from restore_diff.restoration.folder import Naming, PlanError, plan_jobs
+from restore_diff.restoration.sources import Naming, PlanError, plan_jobs
 
 
 def plan(source, output, extension="auto", suffix="", **options):

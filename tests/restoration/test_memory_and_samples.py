@@ -7,7 +7,7 @@ import torch
 
 from restore_diff.diffusion.samplers import DDIMSampler
 from restore_diff.diffusion.schedule import NoiseSchedule
-from restore_diff.restoration import restorer
+from restore_diff.restoration import restorer as module
 from restore_diff.restoration.restorer import ONE_SAMPLE, Noise, Restorer, Samples, halved, tiles_per_batch
 from restore_diff.settings import SamplerConfig, ScheduleConfig, TilingConfig
 
@@ -143,7 +143,7 @@ def test_one_sample_has_no_spread():
 
 
 def test_noise_is_standard_normal_and_a_part_of_it_is_that_part_of_the_whole(monkeypatch):
-    monkeypatch.setattr(restorer, "ROWS_AT_ONCE", 16)
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 16)
     whole = Noise((3, 50, 40), ["a", "b"], seed=1, rows=(0, 50))(2)
     assert abs(whole.mean()) < 0.05
     assert abs(whole.std() - 1) < 0.05
@@ -156,20 +156,20 @@ def test_noise_is_standard_normal_and_a_part_of_it_is_that_part_of_the_whole(mon
 
 @pytest.fixture
 def small_bands(monkeypatch):
-    monkeypatch.setattr(restorer, "MOST_PIXELS", 64 * 50)
-    monkeypatch.setattr(restorer, "PIXELS_PER_BAND", 48 * 50)
-    monkeypatch.setattr(restorer, "BAND_OVERLAP_PX", 16)
+    monkeypatch.setattr(module, "MOST_PIXELS", 64 * 50)
+    monkeypatch.setattr(module, "PIXELS_PER_BAND", 48 * 50)
+    monkeypatch.setattr(module, "BAND_OVERLAP_PX", 16)
 
 
 def test_bands_cover_a_large_image_and_leave_a_small_one_whole(small_bands):
-    assert restorer.bands(64, 50).starts == (0,)
-    starts, weights = restorer.bands(200, 50)
+    assert module.bands(64, 50).starts == (0,)
+    starts, weights = module.bands(200, 50)
     assert weights.shape[1] == 48
     covered = torch.zeros(200)
     for start, weight in zip(starts, weights, strict=True):
         covered[start : start + 48] += weight
     torch.testing.assert_close(covered, torch.ones(200))
-    assert restorer.bands(200, 4000).weights.shape[1] == 32  # a band is never lower than two overlaps
+    assert module.bands(200, 4000).weights.shape[1] == 32  # a band is never lower than two overlaps
 
 
 def test_in_bands_every_pixel_has_the_noise_that_it_has_in_the_whole(small_bands, monkeypatch):
@@ -178,7 +178,7 @@ def test_in_bands_every_pixel_has_the_noise_that_it_has_in_the_whole(small_bands
 
     given = photograph(200, 50)
     in_bands = restorer(pointwise).restore(given, ["a"])
-    monkeypatch.setattr(restorer, "MOST_PIXELS", 10**9)
+    monkeypatch.setattr(module, "MOST_PIXELS", 10**9)
     assert (in_bands - restorer(pointwise).restore(given, ["a"])).abs().max() < 1e-5
 
 
@@ -192,5 +192,5 @@ def test_no_band_is_larger_than_the_budget_and_a_pixel_sees_its_neighbours_acros
 
     in_bands = restorer(spy).restore(photograph(200, 50), ["a"])
     assert most <= 48 * 52  # padded to a multiple of 4
-    monkeypatch.setattr(restorer, "MOST_PIXELS", 10**9)
+    monkeypatch.setattr(module, "MOST_PIXELS", 10**9)
     assert (in_bands - restorer(blurred).restore(photograph(200, 50), ["a"])).abs().max() < 0.02

@@ -97,7 +97,7 @@ def test_every_draw_is_its_own():
     draws = []
 
     class Spy:
-        def sample(self, predictor, degraded, noise):
+        def sample(self, predictor, degraded, noise, callback=None, guidance=None):
             draws.extend(noise(k) for k in range(3))
             return degraded
 

@@ -5,8 +5,7 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from restore_diff.restoration.folder import Naming, PlanError, Shard, plan_jobs
-from restore_diff.restoration.sources import find_sources
+from restore_diff.restoration.sources import Naming, PlanError, Shard, find_sources, plan_jobs
 
 PHOTOS = ("a.jpg", "b.png", "sub/c.jpg", "sub/deep/d.jpg")
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from restore_diff import build
+from restore_diff.checkpoint import load_weights, save_weights
 from restore_diff.config import load_config, to_dict
-from restore_diff.training.weights import load_weights, save_weights
 
 EXAMPLE = runpy.run_path(str(Path(__file__).resolve().parents[2] / "examples/average_weights.py"))
 TINY = ["model.base_channels=8", "model.channel_multipliers=[1,2]", "model.num_groups=4", "model.num_blocks=1"]

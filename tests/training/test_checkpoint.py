@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from restore_diff.training import checkpoint as checkpoint_module
-from restore_diff.training.checkpoint import (
+from restore_diff import checkpoint as checkpoint_module
+from restore_diff.checkpoint import (
     Best,
     Checkpoint,
     CheckpointNotSaved,

@@ -11,17 +11,19 @@ import torch
 from safetensors.torch import save
 from toy_run import toy_config, toy_optimisation, train
 
-from restore_diff.training.checkpoint import (
+from restore_diff.checkpoint import (
+    METADATA_KEY,
     STATE,
     DamagedCheckpoint,
+    WeightsError,
     load_checkpoint,
+    load_weights,
     newest_valid,
     save_checkpoint,
     sha256,
 )
 from restore_diff.training.run import ConfigChanged, RunFolder, describe_changes
 from restore_diff.training.trainer import restore_snapshot, take_snapshot
-from restore_diff.training.weights import METADATA_KEY, WeightsError, load_weights
 
 PLAIN = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 ONES = struct.pack("<2f", 1, 1)

@@ -14,7 +14,7 @@ import train_together
 from safetensors.torch import load_file
 from train_together import BAD_STEP, NUM_STEPS, STOPPED_AT
 
-from restore_diff.training.checkpoint import TENSORS
+from restore_diff.checkpoint import TENSORS
 
 SCRIPT = Path(train_together.__file__)
 ROOT = SCRIPT.parents[2]

@@ -19,10 +19,10 @@ from pydantic import ValidationError
 from toy_run import rising_score, toy_config, toy_optimisation, train
 
 import restore_diff
+from restore_diff import checkpoint as checkpoint_module
+from restore_diff.checkpoint import DamagedCheckpoint, list_checkpoints
 from restore_diff.distributed import TrainingStopped
-from restore_diff.training import checkpoint as checkpoint_module
 from restore_diff.training import faults
-from restore_diff.training.checkpoint import DamagedCheckpoint, list_checkpoints
 from restore_diff.training.faults import death_of_worker, undisturbed
 from restore_diff.training.run import ConfigChanged
 

@@ -12,7 +12,7 @@ import toy_run
 from toy_run import toy_config, train
 
 import restore_diff
-from restore_diff.training.checkpoint import TENSORS, list_checkpoints
+from restore_diff.checkpoint import TENSORS, list_checkpoints
 from restore_diff.training.run import RunFolder, RunFolderError
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import AdamW
 from toy_run import Batch, toy_batches, toy_config, toy_optimisation
 
-from restore_diff.labels import KINDS
+from restore_diff.labels import LABELS
 from restore_diff.settings import TrainingConfig
 from restore_diff.training.optimisation import Optimisation, learning_rate, load_optimizer_tensors, optimizer_tensors
 
@@ -198,8 +198,8 @@ def test_a_network_that_takes_hints_is_told_the_weather_of_some_samples():
     optimisation._network = lambda *inputs, weather: (told.append(weather), network(*inputs, weather=weather))[1]
     run(optimisation, config, 8)
     rows = torch.cat(told)
-    assert rows.shape == (32, len(KINDS))
-    haze = rows[:, KINDS.index("haze")]
+    assert rows.shape == (32, len(LABELS))
+    haze = rows[:, LABELS.index("haze")]
     assert rows.sum() == haze.sum() and haze[::2].sum() == 0  # only every other one of the toy's has a weather
     assert 2 <= haze[1::2].sum() <= 14
     assert optimisation.model.get_parameter("weather_embedding.weight").abs().max() > 0

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from toy_run import Batch, rising_score, toy_batches, toy_config, toy_optimisation, train
 
+from restore_diff.checkpoint import TENSORS, NoIntactCheckpoint, list_checkpoints
 from restore_diff.distributed import TrainingInterrupted, TrainingStopped
 from restore_diff.settings import TrainingConfig
-from restore_diff.training.checkpoint import TENSORS, NoIntactCheckpoint, list_checkpoints
 from restore_diff.training.faults import Interruption
 from restore_diff.training.run import ConfigChanged
 

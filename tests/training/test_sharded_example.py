@@ -14,9 +14,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from restore_diff import build, trained
+from restore_diff.checkpoint import load_weights
 from restore_diff.config import config_from_dict
 from restore_diff.training.optimisation import Optimisation
-from restore_diff.training.weights import load_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = [

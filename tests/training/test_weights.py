@@ -9,8 +9,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from toy_run import toy_config, train
 
-from restore_diff.training.checkpoint import DamagedCheckpoint, NotFinite, list_checkpoints
-from restore_diff.training.weights import WeightsError, load_checkpoint_weights, load_weights, save_weights
+from restore_diff.checkpoint import (
+    DamagedCheckpoint,
+    NotFinite,
+    WeightsError,
+    list_checkpoints,
+    load_checkpoint_weights,
+    load_weights,
+    save_weights,
+)
 
 CONFIG = {"seed": 3, "model": {"channel_multipliers": [1, 2]}}
 

@@ -1,0 +1,265 @@
+"""The story of a training run: what is found, the run itself, the scored test set."""
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from restore_diff import __version__, build, trained
+from restore_diff.commands.console import (
+    BAD_USAGE,
+    OK,
+    STOPPED,
+    USER_ERRORS,
+    complain,
+    logging_to_console,
+    printing,
+    say,
+)
+from restore_diff.commands.test import Choice, score_test_set, set_folder, tell, validation
+from restore_diff.config import ConfigError, ExperimentConfig, repeated_overrides, to_dict, to_yaml
+from restore_diff.data.loading import TrainingBatches
+from restore_diff.data.pairs import PairList, shared_clean_images
+from restore_diff.distributed import (
+    WHOLE,
+    OtherProcessFailed,
+    Processes,
+    Share,
+    TrainingInterrupted,
+    TrainingStopped,
+    sharing,
+)
+from restore_diff.environment import is_out_of_memory
+from restore_diff.training.faults import Interruption, measure_cost, peak_memory
+from restore_diff.training.optimisation import Optimisation
+from restore_diff.training.run import RunFolder, RunLog, Silence
+from restore_diff.training.trainer import Trainer, Validate
+
+RECORD = "data.json"
+
+
+def record_data(run: RunFolder, report: Callable[[str], None], batches: TrainingBatches) -> None:
+    """Keep number and order of the training pairs; report where they are not those of the start before."""
+    before: Any = {}
+    with suppress(OSError, ValueError):  # the first start, or a file that someone has written into
+        before = json.loads((run.path / RECORD).read_text())
+    now: dict[str, object] = {"num_pairs": batches.order.num_pairs, "order": batches.order.fingerprint()}
+    if isinstance(before, dict) and before.get("order", now["order"]) != now["order"]:
+        counts = f"{before.get('num_pairs')} -> {now['num_pairs']} pairs"
+        report(f"WARNING the training data changed since the last start ({counts}): their order is another one now")
+    run.write_json(RECORD, now)
+
+
+def train(config: ExperimentConfig, args: argparse.Namespace, command: list[str]) -> int:
+    """Train, then score the test set, as one of the processes that torchrun started; return the exit code."""
+    share, speaks = WHOLE, True
+
+    def started(processes: Processes) -> None:
+        nonlocal share, speaks
+        share, speaks = Share(processes.rank, processes.num), processes.is_first
+
+    try:
+        options = {"fresh": args.fresh, "dry_run": args.dry_run, "notes": repeated_overrides(args.overrides)}
+        run_training(config, args.device, command, **options, on_start=started)
+        return OK
+    except (TrainingStopped, TrainingInterrupted, OtherProcessFailed) as error:
+        if speaks:
+            complain("train.py", error)
+        return error.exit_code
+    except USER_ERRORS as error:
+        if speaks:
+            complain("train.py", error)
+        return BAD_USAGE
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        complain("train.py", _out_of_memory(config, share))
+        return STOPPED
+
+
+def run_training(
+    config: ExperimentConfig,
+    device: str,
+    command: list[str],
+    fresh: bool = False,
+    dry_run: bool = False,
+    notes: Sequence[str] = (),
+    on_start: Callable[[Processes], None] = lambda processes: None,
+) -> None:
+    """Train in runs/NAME and score the test set, in this process or as one of those of torchrun.
+
+    `dry_run`: build everything and print memory and time only. Raises UserError, TrainingStopped,
+    TrainingInterrupted, OtherProcessFailed.
+    """
+    with logging_to_console(), sharing() as share, printing(share.is_first):
+        at = _device(device, share)
+        _require_even_split(config, share.num_ranks)
+        processes = Processes(share.rank, share.num_ranks, at)
+        on_start(processes)
+        with processes.together():
+            _train(config, fresh, dry_run, notes, command, share, processes, at)
+
+
+def _train(
+    config: ExperimentConfig,
+    fresh: bool,
+    dry_run: bool,
+    notes: Sequence[str],
+    command: list[str],
+    share: Share,
+    processes: Processes,
+    device: torch.device,
+) -> None:
+    training_pairs, validation_pairs = build.training_sets(config)
+    test_pairs = build.test_set(config, config.data.test) if build.is_conditional(config) else None
+    build.protocols(config, test_pairs.protocols if test_pairs else ())  # so that a wrong name fails before training
+    batches = build.batches(config, training_pairs, processes.rank, processes.num)
+    model = trained.initial_network(config)
+    with build.settings_of("training"):
+        optimisation = Optimisation(
+            model, build.diffusion(config), config.training, config.seed, device, processes, build.codec(config)
+        )
+    restorer = build.restorer(config, model, device, config.training.precision)
+
+    say(f"restore_diff {__version__}  torch {torch.__version__}  {_machine(device, processes.num)}")
+    say(*_data_lines(config, training_pairs, validation_pairs, test_pairs, batches))
+    say(*(f"note    {note}" for note in notes))
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    say(f"model   {millions:.2f} M parameters, {config.diffusion.prediction} output")
+    if dry_run:
+        say(_cost_line(config, optimisation, batches, config.training.num_steps), "dry run: nothing was written")
+        return
+
+    run = RunFolder(trained.RUNS / config.name)
+    with run if share.is_first else nullcontext():
+        if fresh and share.is_first and (previous := run.set_aside()):
+            say(f"the earlier run of this name is kept in {previous}")
+        with RunLog(run.path) if share.is_first else nullcontext(Silence()) as log:
+            validate = validation(config, restorer, validation_pairs, log, share) if validation_pairs else None
+            _fit(config, command, optimisation, batches, run, log, validate)
+        if test_pairs is None:
+            return
+        _score(config, run.path, device, test_pairs, share)
+    say(f"next    python restore.py -i your_photos -o restored --ckpt {run.path}")
+
+
+def _fit(
+    config: ExperimentConfig,
+    command: list[str],
+    optimisation: Optimisation,
+    batches: TrainingBatches,
+    run: RunFolder,
+    log: RunLog | Silence,
+    validate: Validate | None,
+) -> None:
+    interruption = Interruption(optimisation.processes)
+    experiment, start = to_dict(config), batches.iter_from
+    trainer = Trainer(
+        optimisation,
+        start,
+        config.training,
+        experiment,
+        run,
+        log,
+        interruption,
+        validate,
+        best_metric="psnr",
+        defaults=to_dict(ExperimentConfig()),
+    )
+    if (left := config.training.num_steps - trainer.step) > 0:
+        say(_cost_line(config, optimisation, batches, left))
+    if optimisation.processes.is_first:
+        run.record_start(to_yaml(config), command, optimisation.device)
+        record_data(run, log.line, batches)
+    with interruption:  # before it nothing needs to be saved, after it all is: a signal then ends the command
+        trainer.run()
+
+
+def _score(config: ExperimentConfig, run: Path, device: torch.device, pairs: PairList, share: Share) -> None:
+    path, _, weights = trained.load_experiment(run)
+    restorer, description = trained.trained_restorer(path, config, weights, device)
+    say(description)
+    folder = set_folder(run / "test", config.data.test)
+    tell(score_test_set(config, restorer, description, pairs, folder, Choice(share=share)), folder)
+
+
+def _device(name: str, share: Share) -> torch.device:
+    """The device of this process. Raises DeviceError."""
+    device = build.select_device(name)
+    if share.num_ranks == 1:
+        return device
+    if device.type == "mps" or device.index is not None:
+        raise build.DeviceError(f"device {device}: several processes train on cuda, a GPU each, or on cpu")
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if device.type == "cuda" and here > torch.cuda.device_count():
+        raise build.DeviceError(
+            f"{here} processes for {torch.cuda.device_count()} GPUs: start one for each, torchrun --nproc-per-node=gpu"
+        )
+    return device
+
+
+def _require_even_split(config: ExperimentConfig, num_processes: int) -> None:
+    """Raises ConfigError, with the nearest sizes, where the batch is not a whole number of micro batches for each."""
+    size, num_micro_batches = config.training.batch_size, config.training.num_micro_batches
+    parts = num_processes * num_micro_batches
+    if size % parts:
+        below, above = size // parts * parts, (size // parts + 1) * parts
+        split = f"{num_processes} processes x {num_micro_batches} micro batches"
+        nearest = f"{below} or {above}" if below else f"{above}"
+        raise ConfigError([f"training.batch_size: {size} cannot be split evenly over {split}; nearest: {nearest}"])
+
+
+def _out_of_memory(config: ExperimentConfig, share: Share) -> str:
+    at_once = max(1, config.training.batch_size // config.training.num_micro_batches // share.num_ranks)
+    crops = f"{at_once} crops of {config.data.crop_size_px} px at once"
+    used = peak_memory(torch.device("cuda" if torch.cuda.is_initialized() else "cpu")) / 1e9
+    advice = "lower training.batch_size or data.crop_size_px, or raise training.num_micro_batches"
+    return f"out of memory with {crops} ({used:.1f} GB used); {advice}"
+
+
+def _machine(device: torch.device, num_processes: int) -> str:
+    several = f"{num_processes} processes, " if num_processes > 1 else ""
+    if device.type == "cuda":
+        return f"device {device} ({several}{torch.cuda.get_device_name(device)})"
+    note = "" if torch.cuda.is_available() or device.type == "mps" else ", no GPU found"
+    return f"device {device} ({several}{os.cpu_count()} cores{note})"
+
+
+def _data_lines(
+    config: ExperimentConfig,
+    training: PairList,
+    validation: PairList | None,
+    test: PairList | None,
+    batches: TrainingBatches,
+) -> list[str]:
+    held_out = f", {len(validation.pairs)} held out for validation" if validation else ""
+    drawn = config.data.weather if isinstance(config.data.weather, str) else " or ".join(config.data.weather)
+    rendered = {pair.weather or drawn for pair in training.pairs if pair.degraded is None} if test else set()
+    kind = f"photographs with rendered {', '.join(sorted(rendered))}" if rendered else "pairs"
+    cached = f"{batches.num_cached} of {batches.num_images} files in memory"
+    lines = [f"data    {training.name}: {len(training.pairs)} {kind} to train on{held_out}; {cached}"]
+    if test is None:
+        return [*lines, "test    none: the network takes no degraded image"]
+    lines.append(f"test    {test.name}: {len(test.pairs)} to test on")
+    lines += [f"note    {note}" for note in dict.fromkeys(training.notes + test.notes)]
+    if shared := shared_clean_images(training, test):
+        lines.append(f"WARNING {len(shared)} test images are also trained on: {', '.join(shared[:10])}")
+    return lines
+
+
+def _cost_line(config: ExperimentConfig, optimisation: Optimisation, batches: TrainingBatches, num_steps: int) -> str:
+    micro_batches = islice(batches.iter_from(0), config.training.num_micro_batches)
+    cost = measure_cost(optimisation, list(micro_batches))
+    minutes, seconds = divmod(round(cost.seconds_per_step * num_steps), 60)
+    hours, minutes = divmod(minutes, 60)
+    size = f"batch {config.training.batch_size} of {config.data.crop_size_px} px"
+    return (
+        f"cost    {cost.seconds_per_step:.3f} s a step ({size}), {cost.memory_bytes / 1e9:.1f} GB; "
+        f"about {hours}:{minutes:02d}:{seconds:02d} for {num_steps} steps"
+    )
