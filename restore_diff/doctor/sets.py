@@ -104,7 +104,7 @@ def _splits(source: str, root: Path) -> Sequence[Split | None]:
 
 def _splits_of_card(card: CardConfig, root: Path) -> Sequence[Split]:
     """The splits with files on the disk; without any, the last split of the card."""
-    known = [split for split in SPLITS if getattr(card, split) is not None]
+    known: list[Split] = [split for split in SPLITS if getattr(card, split) is not None]
     return [split for split in known if _is_on_disk(getattr(card, split), root)] or known[-1:]
 
 
