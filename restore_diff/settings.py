@@ -409,9 +409,6 @@ class TrainingConfig:
     initial_weights: str = Field(
         default="", description="start from these: a run, a checkpoint, a weights file, or `shipped`; empty: at random"
     )
-    part: Literal["network", "recognition"] = Field(
-        default="network", description="recognition: model.recognise learns the weather, all else stays as it is"
-    )
     hint_dropout: float = Field(
         default=0.5, ge=0, le=1, description="model.hint: share of samples that are trained without their weather"
     )

@@ -24,12 +24,8 @@ import torch  # noqa: E402
 from tiny_run import arguments, write_pairs  # noqa: E402
 from torch.utils.tensorboard import writer  # noqa: E402, F401  heavy: once for all children
 
-from restore_diff.checkpoint import (
-    TENSORS,
-    list_checkpoints,
-    verify_checkpoint,
-)
-from restore_diff.commands import train  # noqa: E402  heavy too
+from restore_diff.checkpoint import TENSORS, list_checkpoints, verify_checkpoint  # noqa: E402
+from restore_diff.commands import training_run  # noqa: E402, F401  heavy too
 from restore_diff.commands.train import main as train  # noqa: E402
 
 EVERY = 3

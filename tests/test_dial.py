@@ -2,9 +2,9 @@
 
 import pytest
 
-from restore_diff.trained import DIRECT, QUALITIES, STEPWISE, at_quality
 from restore_diff.config import load_config
 from restore_diff.restoration.tiling import network_pixels
+from restore_diff.trained import DIRECT, QUALITIES, STEPWISE, at_quality
 
 RECIPES = ["derain.yaml", "dehaze.yaml", "all_weather.yaml", "weatherdiff64.yaml"]
 

@@ -36,9 +36,8 @@ def main(argv: list[str] | None = None) -> int:
 def write_shards(pairs: PairList, out: Path, pairs_per_shard: int) -> int:
     """Write `out`/000000.zip, ... with input/ and target/, or with clean photographs only; return their number.
 
-    Files are copied byte for byte, and a clean file that several pairs share is stored once, so the same pairs give the
-    same zip files. DataError if `out` exists, for joined data sets, and for names that do not pair up again; then nothing
-    is written.
+    Files are copied byte for byte, a shared clean file once, so the same pairs give the same zip files. DataError if
+    `out` exists, for joined data sets, and for names that do not pair up again; then nothing is written.
     """
     if out.exists():
         raise DataError(f"{printable(out)}: exists already; name a new folder, nothing is overwritten")

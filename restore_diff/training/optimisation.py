@@ -7,7 +7,6 @@ from itertools import islice
 from typing import NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import AdamW, Optimizer
@@ -15,11 +14,10 @@ from torch.optim import AdamW, Optimizer
 from restore_diff.diffusion.loss import GaussianDiffusion, draw_noise, draw_timesteps
 from restore_diff.diffusion.prediction import Predictor
 from restore_diff.distributed import ALONE, Processes
-from restore_diff.labels import LABELS, hints, hints_with_dropout
+from restore_diff.labels import LABELS, hints_with_dropout
 from restore_diff.randomness import mix
 from restore_diff.settings import TrainingConfig
 from restore_diff.tensors import IDENTITY, Codec, Images, Timesteps
-from restore_diff.training.recogniser import Recogniser, all_but_recognition
 
 
 class ExponentialMovingAverage:
@@ -336,7 +334,7 @@ class TrainingBatch(Protocol):
     def names(self) -> list[str]: ...
     @property
     def weathers(self) -> Sequence[str | None]:
-        """What each shows, where that is known."""
+        """Weather of each, None where it is unknown."""
         ...
 
 
@@ -383,9 +381,10 @@ class Optimisation:
         self._codec = codec
         weights = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.model = model.to(device, memory_format=weights).train()  # type: ignore[call-overload]
-        network = Recogniser(model) if config.part == "recognition" else all_but_recognition(model)
+        if (head := getattr(model, "weather_head", None)) is not None:
+            head.requires_grad_(False)  # trained apart: this loss does not use it
         # Before the averages are copied from the weights, because all start from the first process's.
-        self._network = processes.sharing_gradients(torch.compile(network) if config.compile else network)  # type: ignore[arg-type]
+        self._network = processes.sharing_gradients(torch.compile(model) if config.compile else model)  # type: ignore[arg-type]
         self.ema = ExponentialMovingAverage(model, config.ema_decay)
         self.optimizer = new_optimizer(model, config)
         self.scaler = GradScaler(device.type, enabled=config.precision == "float16")
@@ -429,30 +428,19 @@ class Optimisation:
         kind, num_timesteps = self._diffusion.config.timesteps, self._diffusion.schedule.num_timesteps
         t = draw_timesteps(kind, first, num, total, num_timesteps, self._seed, num_steps_done)
         epsilon = draw_noise(clean, batch.positions, self._seed)
-        if self._config.part == "recognition":
-            last = torch.full_like(t, num_timesteps - 1)
-            return self._recognition_loss(batch, epsilon, self._on(last), degraded).sum() / total
         predict = self._predictor(batch)
         return self._diffusion.loss(predict, clean, degraded, self._on(t), epsilon, batch.weathers).sum() / total
 
-    def _recognition_loss(self, batch: TrainingBatch, noise: Images, last: Timesteps, degraded: Images) -> Tensor:
-        """(batch,): the cross-entropy of each kind of weather, their mean, where it is known; else 0."""
-        known = self._on(torch.tensor([weather is not None for weather in batch.weathers]))
-        with self._autocast():
-            logits = self._network(noise, last, degraded)
-        errors = F.binary_cross_entropy_with_logits(logits, self._on(hints(batch.weathers)), reduction="none")
-        return errors.mean(1) * known
-
     def _predictor(self, batch: TrainingBatch) -> Predictor:
-        """The network, told the weather of some samples where it can be told."""
-        told = {}
+        """The network, with the weather labels of some samples if it takes any."""
+        condition = {}
         if self._takes_hints:
             positions, dropout = batch.positions, self._config.hint_dropout
-            told["weather"] = self._on(hints_with_dropout(batch.weathers, positions, dropout, self._seed, self._labels))
+            condition["weather"] = self._on(hints_with_dropout(batch.weathers, positions, dropout, self._seed, self._labels))
 
         def predict(x_t: Images, t: Timesteps, degraded: Images | None) -> Images:
             with self._autocast():
-                return self._network(x_t, t, degraded, **told).float()
+                return self._network(x_t, t, degraded, **condition).float()
 
         return predict
 

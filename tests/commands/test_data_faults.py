@@ -1,4 +1,4 @@
-"""Faults of data as a user meets them: one line that says what, where and what to do, and exit code 2."""
+"""Faults of data from the command line: one line with fault, file and remedy, and exit code 2."""
 
 import json
 import shutil
@@ -50,8 +50,19 @@ def image(path: str, width: int = 33, height: int = 26) -> None:
     write_image(Path(path), np.full((height, width, 3), 99, np.uint8))
 
 
+def spoil(path: str) -> None:
+    content = bytearray(Path(path).read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    Path(path).write_bytes(content)
+
+
+def read(path: str) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.array(picture)
+
+
 @pytest.mark.parametrize("cache_mib", [0, 2048])
-def test_a_truncated_training_file_is_named_or_skipped(here, capsys, cache_mib):
+def test_a_truncated_training_file_is_reported_or_skipped(here, capsys, cache_mib):
     cut("pairs/input/003.png")
     cache = f"data.cache_mib={cache_mib}"
     assert refusal(capsys, cache).startswith("train.py: pairs/input/003.png: damaged or truncated")
@@ -60,60 +71,41 @@ def test_a_truncated_training_file_is_named_or_skipped(here, capsys, cache_mib):
     assert line.startswith("pairs: 1 damaged files: pairs/input/003.png: damaged or truncated")
 
 
-def test_a_truncated_validation_file_is_skipped_too_and_a_test_file_never(here, capsys):
-    for number in range(11):
-        cut(f"pairs/target/{number:03}.png") if number != 4 else None
+def test_damaged_validation_files_are_skipped_and_test_files_are_not(here, capsys):
+    files = [f"pairs/target/{number:03}.png" for number in range(11) if number != 4]
+    for file in files:
+        spoil(file)
+    assert "damaged or truncated" in refusal(capsys, "data.cache_mib=0")
+    for file in files:
+        cut(file)
     assert run_train("data.on_bad=skip", *ONE_STEP) == 0
     cut("tests/input/101.png")
     assert refusal(capsys, "data.on_bad=skip").startswith("train.py: tests/input/101.png: damaged or truncated")
 
 
-def test_damage_in_the_middle_of_a_validation_file_is_told_before_the_training(here, capsys):
-    for number in range(11):
-        path = Path(f"pairs/target/{number:03}.png")
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 0xFF
-        path.write_bytes(content)
-    assert "damaged or truncated" in refusal(capsys, "data.cache_mib=0")
-
-
-def test_a_run_that_met_a_damaged_file_goes_on_when_told_to_skip_it(here, capsys):
-    assert run_train(*ONE_STEP) == 0
+def test_a_run_goes_on_with_damaged_files_skipped(done, capsys):
     cut("pairs/input/003.png")
     assert run_train("training.num_steps=3", "data.on_bad=skip") == 0
     assert "data.on_bad error -> skip" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("damage", "told"),
-    [
-        (
-            lambda: image("pairs/input/005.png", 34),
-            "1 pairs of different sizes: pairs/input/005.png is 34x26, pairs/ta",
-        ),
-        (lambda: Path("pairs/target/005.png").unlink(), "1 degraded images have no clean partner (005)"),
-        (lambda: image("pairs/target/011.png"), "1 clean images have no degraded partner (011)"),
-        (
-            lambda: image("pairs/target/005.bmp"),
-            "pairs/target: 005.bmp and 005.png have the same name; keep one of the",
-        ),
-        (
-            lambda: Path("pairs/target/005.png").rename("pairs/target/X.png"),
-            "do not pair up: 1 degraded images have no",
-        ),
-        (
-            lambda: [path.unlink() for path in Path("pairs/input").iterdir()],
-            "0 images under pairs/input (found 0 files;",
-        ),
-    ],
-    ids=["size", "partner", "extra", "two", "renamed", "empty"],
-)
-def test_pairs_that_do_not_fit_are_told_by_name(here, capsys, damage, told):
-    damage()
-    assert told in refusal(capsys)
+PAIR_FAULTS = {
+    "1 pairs of different sizes: pairs/input/005.png is 34x26, pairs/ta": lambda: image("pairs/input/005.png", 34),
+    "1 degraded images have no clean partner (005)": lambda: Path("pairs/target/005.png").unlink(),
+    "1 clean images have no degraded partner (011)": lambda: image("pairs/target/011.png"),
+    "pairs/target: 005.bmp and 005.png have the same name; keep one": lambda: image("pairs/target/005.bmp"),
+    "do not pair up: 1 degraded": lambda: Path("pairs/target/005.png").rename("pairs/target/X.png"),
+    "0 images under pairs/input (found 0 files;": lambda: [path.unlink() for path in Path("pairs/input").iterdir()],
+}
 
 
-def test_other_endings_in_any_case_and_hidden_files_are_no_fault(here, capsys):
+@pytest.mark.parametrize("message", PAIR_FAULTS)
+def test_pairs_that_do_not_fit_are_reported_by_name(here, capsys, message):
+    PAIR_FAULTS[message]()
+    assert message in refusal(capsys)
+
+
+def test_other_suffixes_in_any_case_and_hidden_files_are_accepted(here, capsys):
     for number in (1, 2):
         Path(f"pairs/target/00{number}.png").rename(f"pairs/target/00{number}.PNG")
     image("pairs/target/003.BMP")
@@ -124,7 +116,7 @@ def test_other_endings_in_any_case_and_hidden_files_are_no_fault(here, capsys):
     assert ": 9 pairs to train on, 2 held out for validation" in capsys.readouterr().out
 
 
-def test_images_smaller_than_the_crop_are_told_with_both_sizes(here, capsys):
+def test_images_smaller_than_the_crop_are_reported_padded_or_skipped(here, capsys):
     for folder in ("input", "target"):
         image(f"pairs/{folder}/small.png", 12, 30)
     line = refusal(capsys, "data.num_validation=0")
@@ -135,26 +127,21 @@ def test_images_smaller_than_the_crop_are_told_with_both_sizes(here, capsys):
     assert capsys.readouterr().err.splitlines() == ["pairs: 1 of 12 pairs are smaller than the crop, left out"]
 
 
-def test_a_folder_without_images_says_what_was_found_there(here, capsys):
+def test_missing_data_sets_are_reported_with_all_their_parts(here, capsys):
     Path("text").mkdir()
     for number in range(12):
         Path(f"text/{number}.txt").write_text("no image")
     line = refusal(capsys, "data.train=text")
     assert line.startswith("train.py: 0 images under text (found 12 files; accepted: .png, .jpg, ")
-    assert "rain12: not found below wrong; expected Rain12/input and Rain12/target or " in refusal(
-        capsys, "data.test=rain12", "data.root=wrong"
-    )
-
-
-def test_a_card_of_parts_names_all_that_is_missing(here, capsys):
+    line = refusal(capsys, "data.test=rain12", "data.root=wrong")
+    assert "rain12: not found below wrong; expected Rain12/input and Rain12/target or " in line
     line = refusal(capsys, "data.train=allweather_rendered", "data.root=pairs")
-    assert line.startswith(
-        "train.py: allweather_rendered: 4 of its 4 parts cannot be used: allweather: not found below"
-    )
+    parts = "4 of its 4 parts cannot be used: allweather: not found below"
+    assert line.startswith(f"train.py: allweather_rendered: {parts}")
     assert "pairs/photographs/clean: no such folder; put clean photographs there" in line
 
 
-def test_the_weather_card_trains_and_is_tested_with_its_own_weather(here, capsys):
+def test_the_weather_card_is_trained_and_tested_with_its_own_weather(here, capsys):
     weather = ["data.train=weather", "data.test=weather", "data.weather=none", "data.num_validation=1"]
     assert run_train(*weather, "--dry-run") == 0
     printed = capsys.readouterr().out
@@ -162,9 +149,13 @@ def test_the_weather_card_trains_and_is_tested_with_its_own_weather(here, capsys
     assert "test    weather: 12 to test on" in printed
 
 
-def test_data_that_changed_between_two_starts_are_told_and_the_run_goes_on(done, capsys):
-    recorded = json.loads((RUN / "data.json").read_text())
-    assert recorded["num_pairs"] == 9
+def test_changed_data_are_reported_and_the_run_goes_on(done, capsys):
+    recorded = (RUN / "data.json").read_text()
+    assert json.loads(recorded)["num_pairs"] == 9
+    for content in ("", "[1]", '{"order"'):  # damaged
+        (RUN / "data.json").write_text(content)
+        assert run_train(*ONE_STEP) == 0
+        assert (RUN / "data.json").read_text() == recorded
     assert run_train("training.num_steps=2") == 0
     assert "WARNING the training data" not in capsys.readouterr().out
     write_pairs(done / "pairs", 2, first=20)
@@ -174,33 +165,21 @@ def test_data_that_changed_between_two_starts_are_told_and_the_run_goes_on(done,
     assert json.loads((RUN / "data.json").read_text())["num_pairs"] == 11
 
 
-def test_a_record_of_the_data_that_cannot_be_read_is_written_anew(done, capsys):
-    recorded = (RUN / "data.json").read_text()
-    for content in ("", "[1]", '{"order"'):
-        (RUN / "data.json").write_text(content)
-        assert run_train(*ONE_STEP) == 0
-        assert (RUN / "data.json").read_text() == recorded
-
-
 def test_a_single_image_of_the_size_of_the_crop_trains(here, capsys):
-    write_image(here / "one/only.png", np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    image("one/only.png", 16, 16)
     assert run_train("data.train=one", "data.weather=rain", "training.batch_size=5", *ONE_STEP) == 0
     assert "one: 1 photographs with rendered rain to train on; 1 of 1 files in memory" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("more", ["x.png", "101 copy.png"])
-def test_images_without_partner_at_test_are_counted(done, capsys, more):
+def test_test_images_without_partner_are_counted(done, capsys, more):
     shutil.copy("tests/input/101.png", f"tests/input/{more}")
-    line = refusal(capsys, run=run_test)
-    assert line == (
-        "test.py: tests/input and tests/target do not pair up: "
-        f"1 degraded images have no clean partner ({more.removesuffix('.png')})"
-    )
+    missing = f"1 degraded images have no clean partner ({more.removesuffix('.png')})"
+    assert refusal(capsys, run=run_test) == f"test.py: tests/input and tests/target do not pair up: {missing}"
 
 
-def test_pairs_of_a_test_set_that_differ_in_size_are_cut_only_on_request(done, capsys):
-    with_border = np.pad(read("tests/target/101.png"), ((0, 3), (0, 8), (0, 0)))
-    write_image(Path("tests/target/101.png"), with_border)
+def test_test_pairs_of_different_sizes_are_cut_on_request_only(done, capsys):
+    write_image(Path("tests/target/101.png"), np.pad(read("tests/target/101.png"), ((0, 3), (0, 8), (0, 0))))
     line = refusal(capsys, run=run_test)
     assert "1 pairs of different sizes: tests/input/101.png is 33x26, tests/target/101.png is 41x29" in line
     before = scores(RUN / "test/tests")
@@ -212,20 +191,14 @@ def test_pairs_of_a_test_set_that_differ_in_size_are_cut_only_on_request(done, c
     assert "1 pairs differ in size by more than 8 px: " in refusal(capsys, "--crop-to-min", run=run_test)
 
 
-def test_finished_images_that_differ_in_size_are_cut_only_on_request(here, capsys):
+def test_finished_images_of_different_sizes_are_cut_on_request_only(here, capsys):
     finished = ["--pred", "tests/input", "--target", "tests/target", "--metrics", "psnr", "--out", "scores"]
     assert run_test(*finished) == 0
     before = scores(Path("scores"))
     write_image(Path("tests/input/101.png"), np.pad(read("tests/input/101.png"), ((0, 8), (0, 0), (0, 0))))
-    line = refusal(capsys, *finished, run=run_test)
     sizes = "1 images differ in size from their clean partners: 101 (33x34 against 33x26)"
-    assert line == f"test.py: {sizes}; --crop-to-min cuts up to 8 px"
+    assert refusal(capsys, *finished, run=run_test) == f"test.py: {sizes}; --crop-to-min cuts up to 8 px"
     assert run_test(*finished, "--crop-to-min") == 0
     after = scores(Path("scores"))
     assert [row.pop("flags") for row in after] == ["", "cropped", ""]
     assert after == [{name: text for name, text in row.items() if name != "flags"} for row in before]
-
-
-def read(path: str) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.array(picture)

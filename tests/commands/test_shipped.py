@@ -79,10 +79,10 @@ def test_a_hint_to_weights_that_take_none_is_refused(capsys):
     assert run_train() == 0
     write_image(Path("photos/a.png"), np.zeros((16, 16, 3), np.uint8))
     assert restore.main(["-i", "photos", "-o", "out", "--weather", "rain"]) == 2
-    assert "--weather: these weights cannot be told the weather" in capsys.readouterr().err
+    assert "--weather: these weights take no weather label" in capsys.readouterr().err
     assert not Path("out").exists()
     assert run_test("--weather", "rain") == 2
-    assert "test.py: --weather: these weights cannot be told the weather" in capsys.readouterr().err
+    assert "test.py: --weather: these weights take no weather label" in capsys.readouterr().err
     assert restore.main(["-i", "photos", "-o", "out", "--ckpt", "shipped", "--weather", "rain"]) == 0
 
 

@@ -235,7 +235,7 @@ def test_lpips_that_was_insisted_on_is_refused_where_it_cannot_be_computed(here,
     Path("noise.pth").write_bytes(b"noise")
     assert "no such file with LPIPS weights: nowhere.pth" in refused(capsys, "--lpips-weights", "nowhere.pth")
     assert "noise.pth cannot be read as weights" in refused(capsys, "--lpips-weights", "noise.pth")
-    assert "LPIPS alone is asked for and not computed: put alexnet" in refused(capsys, "--metrics", "lpips")
+    assert "LPIPS is the only metric and is not available: put alexnet" in refused(capsys, "--metrics", "lpips")
     finished = ("--pred", "tests/input", "--target", "tests/target")
     assert "not computed: put alexnet" in refused(capsys, *finished, "--metrics", "lpips")
 
@@ -246,7 +246,7 @@ def test_weights_that_cannot_be_used_are_told_in_one_line(here, capsys):
     wider = weights.config | {"model": weights.config["model"] | {"base_channels": 16}}
     for name, config in (("older.safetensors", older), ("wider.safetensors", wider)):
         save_weights(Path(name), weights.tensors, config, 4)
-    assert "older.safetensors: the config in it is none of this version" in refused(
+    assert "older.safetensors: its config does not fit this version" in refused(
         capsys, "--ckpt", "older.safetensors"
     )
     assert "do not fit the network of their config: conv_in.bias" in refused(capsys, "--ckpt", "wider.safetensors")

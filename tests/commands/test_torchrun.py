@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_run import arguments, enter, run_train, scores
 
-from restore_diff.commands import train
+from restore_diff.commands import training_run
 from restore_diff.distributed import Share
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,7 +128,7 @@ def three():
 
 
 def test_a_batch_that_cannot_be_split_evenly_is_refused_with_the_nearest_sizes(here, capsys, monkeypatch):
-    monkeypatch.setattr(train, "sharing", three)
+    monkeypatch.setattr(training_run, "sharing", three)
     assert run_train("training.batch_size=4") == 2
     nearest = "4 cannot be split evenly over 3 processes x 1 micro batches; nearest: 3 or 6"
     assert complaints(capsys.readouterr().err) == [f"train.py: training.batch_size: {nearest}"]
@@ -137,8 +137,8 @@ def test_a_batch_that_cannot_be_split_evenly_is_refused_with_the_nearest_sizes(h
 
 
 def test_processes_need_a_device_each(here, capsys, monkeypatch):
-    monkeypatch.setattr(train, "sharing", three)
-    monkeypatch.setattr(train.build, "select_device", lambda name: torch.device(name))
+    monkeypatch.setattr(training_run, "sharing", three)
+    monkeypatch.setattr(training_run.build, "select_device", lambda name: torch.device(name))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     for name, told in [("cuda", "3 processes for 2 GPUs"), ("cuda:1", "a GPU each"), ("mps", "or on cpu")]:

@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_run import arguments, enter, run_test, run_train, scores, summary, tree, write_image, write_pairs
+from tiny_run import arguments, enter, run_train, scores, summary, tree, write_image, write_pairs
 
 from restore_diff import build
 from restore_diff.checkpoint import TENSORS
-from restore_diff.commands import train
+from restore_diff.commands import training_run
 from restore_diff.config import load_config
 from restore_diff.training.run import RunFolder, RunLog
 
@@ -229,7 +229,7 @@ def clean_photographs(folder: Path) -> None:
         write_image(folder / f"photos/{number}.png", np.zeros((26, 33, 3), np.uint8))
 
 
-CLEAN = "photos holds clean photographs only: say what to render on them, e.g. data.weather=rain"
+CLEAN = "photos holds clean photographs only: choose what to render on them, e.g. data.weather=rain"
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ CLEAN = "photos holds clean photographs only: say what to render on them, e.g. d
         (grey_target_of_another_size, [], "tests/input/101.png is 33x26, tests/target/101.png is 34x26"),
         (None, ["data.crop_size_px=32"], "images are smaller than data.crop_size_px=32: pairs/target/"),
         (None, ["model.num_groups=3"], "model: num_groups=3 must divide the channels of every level, [8, 16]"),
-        (None, ["model.condition_channels=1"], "photographs have image_channels=3 and condition_channels=3, got 3 and"),
+        (None, ["model.condition_channels=1"], "model.condition_channels: must be 0 or image_channels=3, got"),
         (None, ["schedule.num_timesteps=10"], "schedule: every beta must lie below 1"),
         (None, ["sampler.num_steps=1001"], "sampler.num_steps: must not exceed schedule.num_timesteps=1000"),
         (None, ["evaluation.protocols=[rbg]"], "evaluation.protocols: unknown metric protocol 'rbg'"),
@@ -304,7 +304,7 @@ def test_memory_that_runs_out_ends_with_4_and_advice(here, capsys, monkeypatch):
     def measure(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(train, "measure_cost", measure)
+    monkeypatch.setattr(training_run, "measure_cost", measure)
     assert run_train() == 4
     (line,) = complaints(capsys)
     advice = "lower training.batch_size or data.crop_size_px, or raise training.num_micro_batches"
@@ -352,7 +352,7 @@ def test_ctrl_c_ends_the_scoring_at_once_and_the_same_command_scores(here, capsy
         raise AssertionError("the signal was only noted")
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "score_test_set", interrupted)
+        patch.setattr(training_run, "score_test_set", interrupted)
         assert run_train() == 130
     assert complaints(capsys)[-1] == "train.py: interrupted; the same command goes on from here"
     assert run_train() == 0
@@ -372,22 +372,3 @@ def test_training_can_start_from_weights(done, capsys):
     assert run_train(*again, "name=lost", "training.initial_weights=nowhere") == 2
     assert complaints(capsys) == ["train.py: nowhere: no such checkpoint, weights file or run folder"]
     assert not Path("runs/wider").exists() and not Path("runs/lost").exists()
-
-
-def test_recognition_is_learned_on_weights_that_have_none_and_used_by_restoring(here, capsys):
-    rendered = ["data.train=skimage", "data.weather={rain: 0.5, haze: 0.5}", "model.hint=true"]
-    assert run_train(*rendered, "name=blind") == 0
-    learn = [*rendered, "name=sees", "training.initial_weights=runs/blind", "training.part=recognition"]
-    assert run_train(*learn) == 2
-    (told,) = complaints(capsys)
-    assert told == "train.py: training: part=recognition needs a network with model.recognise=true"
-    assert run_train(*learn, "model.recognise=true", "data.train=pairs") == 2
-    (told,) = complaints(capsys)
-    unknown = "recognition is learned from rendered weather, and what the degraded images of pairs show is not known"
-    assert told == f"train.py: training.part: {unknown}"
-    assert run_train(*learn, "model.recognise=true") == 0
-    before, after = (load_file(Path(f"runs/{n}/checkpoints/00000004/ema.safetensors")) for n in ("blind", "sees"))
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    assert sorted(after.keys() - before.keys())[0] == "weather_head.hidden.bias"
-    assert (after["weather_head.out.bias"] != 0).all()
-    assert run_test("--ckpt", "runs/sees", "--weather", "rain") == run_test("--ckpt", "runs/sees") == 0

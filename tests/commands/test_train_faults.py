@@ -13,8 +13,8 @@ import pytest
 import torch
 from tiny_run import arguments, enter, run_train, tree
 
-from restore_diff import build
 from restore_diff import checkpoint as checkpoint_module
+from restore_diff import trained
 from restore_diff.checkpoint import (
     STATE,
     TENSORS,
@@ -23,7 +23,7 @@ from restore_diff.checkpoint import (
     read_state,
     verify_checkpoint,
 )
-from restore_diff.commands import restore, train
+from restore_diff.commands import restore, training_run
 from restore_diff.data.loading import TrainingBatches
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -192,8 +192,8 @@ def test_sigterm_at_any_moment_saves_once_exits_143_and_the_next_run_equals_an_u
 
             owner, name, action = TrainingBatches, "iter_from", iter_from
         elif moment == "validation":
-            owner, name = train, "validation"
-            make = train.validation
+            owner, name = training_run, "validation"
+            make = training_run.validation
             action = lambda *parts: signalling(2, make(*parts))  # noqa: E731
         else:
             owner, name = checkpoint_module, "write_durably"
@@ -231,20 +231,20 @@ def test_a_second_signal_during_a_save_leaves_at_once_and_damages_nothing(done, 
 def test_sigterm_while_the_network_is_built_ends_the_process_and_leaves_no_checkpoint(here, monkeypatch):
     """The shell says 143 of a process that SIGTERM ended."""
     with monkeypatch.context() as patch:
-        patch.setattr(build, "network", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+        patch.setattr(trained, "network", lambda _: os.kill(os.getpid(), signal.SIGTERM))
         assert in_a_child() == signal.SIGTERM
     assert not RUN.exists()
 
 
 def test_sigterm_before_the_first_step_exits_143_and_leaves_no_checkpoint(here, monkeypatch, capsys):
-    run = train.Trainer.run
+    run = training_run.Trainer.run
 
     def signalled(trainer):
         os.kill(os.getpid(), signal.SIGTERM)
         return run(trainer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Trainer, "run", signalled)
+        patch.setattr(training_run.Trainer, "run", signalled)
         assert run_train() == 128 + signal.SIGTERM
     assert capsys.readouterr().err.splitlines()[-1] == "train.py: stopped by SIGTERM, before the first step"
     assert list((RUN / "checkpoints").iterdir()) == []

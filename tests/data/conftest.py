@@ -1,5 +1,6 @@
 """Small images in folders."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,12 +10,14 @@ from PIL import Image
 
 from restore_diff.settings import DataConfig, RainConfig
 
+sys.path.insert(0, str(Path(__file__).parent))  # for reading.py
+
 MakeImages = Callable[..., Path]
 
 
 @pytest.fixture
 def make_images(tmp_path) -> MakeImages:
-    """make_images("a/rain", ["1.png", "2.png"], size=(height, width)) writes noise, other for each file."""
+    """make_images("a/rain", ["1.png", "2.png"], size=(height, width)) writes new noise to each file."""
     count = iter(range(10_000))
 
     def make(folder: str, names: list[str], size: tuple[int, int] = (16, 16)) -> Path:
@@ -30,7 +33,7 @@ def make_images(tmp_path) -> MakeImages:
 
 @pytest.fixture
 def data_config() -> Callable[..., DataConfig]:
-    """A DataConfig of 8 px crops read in this process, with changes."""
+    """Return a function that makes a DataConfig of 8 px crops without workers, with changes."""
 
     def make(**changes) -> DataConfig:
         return DataConfig(**({"crop_size_px": 8, "num_workers": 0, "rain": RainConfig()} | changes))

@@ -1,4 +1,4 @@
-"""Image files come in and go out with all that they carry, and what cannot be read is said in one line."""
+"""Image files are read and written with their metadata; unreadable files give a one-line error."""
 
 import os
 import struct
@@ -11,9 +11,8 @@ import pytest
 import torch
 from PIL import Image, ImageCms, ImageOps
 
-from restore_diff.data import decoding
-from restore_diff.data.decoding import decode, read_size
-from restore_diff.data.images import ImageError, read_image, read_rgb_uint8, write_image
+from restore_diff.data.decoding import decode, encode_png, read_size
+from restore_diff.data.images import ImageError, RasterImage, read_image, read_rgb_uint8, write_image
 from restore_diff.data.names import is_image
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -37,6 +36,13 @@ def saved(path: Path, array: np.ndarray, **options) -> Path:
     return path
 
 
+def rewritten(path: Path, suffix: str) -> tuple[RasterImage, Path]:
+    """Read a file and write it again; return both."""
+    image, out = read_image(path), path.with_name(f"out{suffix}")
+    write_image(out, image.pixels, like=image)
+    return image, out
+
+
 def refusal(path: Path, read=read_image) -> str:
     with pytest.raises(ImageError) as caught:
         read(path)
@@ -50,9 +56,7 @@ def refusal(path: Path, read=read_image) -> str:
 def test_written_pixels_are_read_back_in_the_same_mode(tmp_path, suffix, channels):
     lossless = {"lossless": True, "exact": True} if suffix == ".webp" else {}
     original = saved(tmp_path / f"in{suffix}", noise(7, 5, *channels), **lossless)
-    image = read_image(original)
-    copy = tmp_path / ("out.png" if suffix == ".webp" else f"out{suffix}")
-    write_image(copy, image.pixels, like=image)
+    image, copy = rewritten(original, ".png" if suffix == ".webp" else suffix)
     with Image.open(original) as before, Image.open(copy) as after:
         assert after.mode == before.mode and np.array_equal(np.asarray(after), np.asarray(before))
     assert image.pixels.shape == (3, 7, 5) and image.pixels.dtype == torch.float32
@@ -61,26 +65,24 @@ def test_written_pixels_are_read_back_in_the_same_mode(tmp_path, suffix, channel
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_16_bit_png_keeps_all_bits_of_every_colour_type(tmp_path, channels):
     levels = torch.from_numpy(noise(channels, 9, 6, bits=16).astype(np.int32))
-    (tmp_path / "in.png").write_bytes(decoding.encode_png(levels, exif(1), ICC))
-    image = read_image(tmp_path / "in.png")
+    (tmp_path / "in.png").write_bytes(encode_png(levels, exif(1), ICC))
+    image, out = rewritten(tmp_path / "in.png", ".png")
     assert image.bit_depth == 16 and image.grey == (channels < 3) and (image.alpha is not None) == (channels % 2 == 0)
-    write_image(tmp_path / "out.png", image.pixels, like=image)
-    assert torch.equal(decode(tmp_path / "out.png").samples, levels)
-    with Image.open(tmp_path / "out.png") as after:
+    assert torch.equal(decode(out).samples, levels)
+    with Image.open(out) as after:
         if channels > 2:  # Pillow shows the high bytes
             assert np.array_equal(np.asarray(after), (levels // 256).permute(1, 2, 0).numpy())
         assert after.getexif().get_ifd(GPS)[2] == (1.0, 2.0, 3.0) and after.info["icc_profile"] == ICC
     assert "16 bits" in refusal(tmp_path / "out.png", read_rgb_uint8)
 
 
-def test_16_bit_grey_png_and_tiff_of_other_programs_are_read_in_full_depth(tmp_path):
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_16_bit_grey_of_other_programs_is_read_in_full_depth(tmp_path, suffix):
     array = noise(4, 6, bits=16)
-    for suffix in (".png", ".tif"):
-        image = read_image(saved(tmp_path / f"in{suffix}", array))
-        assert torch.equal((image.pixels[1] * 65535).round().int(), torch.from_numpy(array.astype(np.int32)))
-        write_image(tmp_path / f"out{suffix}", image.pixels, like=image)
-        with Image.open(tmp_path / f"out{suffix}") as after:
-            assert after.mode == "I;16" and np.array_equal(np.asarray(after), array)
+    image, out = rewritten(saved(tmp_path / f"in{suffix}", array), suffix)
+    assert torch.equal((image.pixels[1] * 65535).round().int(), torch.from_numpy(array.astype(np.int32)))
+    with Image.open(out) as after:
+        assert after.mode == "I;16" and np.array_equal(np.asarray(after), array)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -90,18 +92,17 @@ def test_orientation_is_applied_once_and_metadata_kept(tmp_path, suffix, orienta
     path = saved(tmp_path / f"in{suffix}", noise(6, 9, 3), exif=exif(orientation), icc_profile=ICC, **lossless)
     with Image.open(path) as image:
         upright = np.asarray(ImageOps.exif_transpose(image))
-    image = read_image(path)
-    assert np.array_equal((image.pixels * 255).round().byte().permute(1, 2, 0).numpy(), upright)
+    image, out = rewritten(path, suffix)
+    assert np.array_equal(read_rgb_uint8(path).permute(1, 2, 0).numpy(), upright)
     assert torch.equal(read_rgb_uint8(path), (image.pixels * 255).round().byte())
     assert read_size(path) == upright.shape[:2]
-    write_image(tmp_path / f"out{suffix}", image.pixels, like=image)
-    with Image.open(tmp_path / f"out{suffix}") as after:
+    with Image.open(out) as after:
         assert after.size == upright.shape[1::-1] and after.info["icc_profile"] == ICC
         assert after.getexif().get(ORIENTATION, 1) == 1
         assert after.getexif()[0x010F] == "Maker" and after.getexif().get_ifd(GPS)[2] == (1.0, 2.0, 3.0)
 
 
-def test_orientation_that_a_png_states_after_its_pixels_is_applied(tmp_path):
+def test_orientation_after_the_pixels_of_a_png_is_applied(tmp_path):
     path = saved(tmp_path / "late.png", noise(6, 9, 3))
     content, block = path.read_bytes(), b"eXIf" + exif(6).removeprefix(b"Exif\0\0")
     late = struct.pack(">I", len(block) - 4) + block + struct.pack(">I", zlib.crc32(block))
@@ -109,7 +110,7 @@ def test_orientation_that_a_png_states_after_its_pixels_is_applied(tmp_path):
     assert read_size(path) == (9, 6) and read_rgb_uint8(path).shape == (3, 9, 6)
 
 
-def test_palette_one_bit_cmyk_and_animations_become_plain_pictures(tmp_path):
+def test_palette_one_bit_cmyk_and_gif_become_plain_pictures(tmp_path):
     colours = Image.fromarray(noise(8, 8, 3))
     palette = colours.quantize(16)
     palette.save(tmp_path / "palette.png")
@@ -155,23 +156,21 @@ def test_content_decides_not_the_name(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tif", "a.bmp", "deep.png"])
-def test_truncated_files_are_refused(tmp_path, name):
+def test_truncated_and_damaged_files_are_refused(tmp_path, name):
     path = tmp_path / name
     if name == "deep.png":
         write_image(path, torch.rand(3, 40, 40), read_image(saved(tmp_path / "like.png", noise(40, 40, bits=16))))
     else:
         saved(path, noise(40, 40, 3))
     content = path.read_bytes()
+    if name == "a.png":
+        flipped = bytearray(content)
+        flipped[len(content) // 2] ^= 1
+        path.write_bytes(flipped)
+        refusal(path)
     path.write_bytes(content[: len(content) * 2 // 3])
     assert "truncated" in refusal(path)
     refusal(path, read_rgb_uint8)
-
-
-def test_a_flipped_bit_in_a_png_is_refused(tmp_path):
-    content = bytearray(saved(tmp_path / "a.png", noise(40, 40, 3)).read_bytes())
-    content[len(content) // 2] ^= 1
-    (tmp_path / "a.png").write_bytes(content)
-    refusal(tmp_path / "a.png")
 
 
 def claim_size(path: Path, width: int, height: int) -> Path:
@@ -182,15 +181,12 @@ def claim_size(path: Path, width: int, height: int) -> Path:
     return path
 
 
-def test_a_picture_above_the_limit_is_refused_by_its_pixel_count(tmp_path):
+def test_only_pictures_above_the_pixel_limit_are_refused(tmp_path):
     assert "30000x30000 = 900,000,000 pixels" in refusal(claim_size(tmp_path / "bomb.png", 30000, 30000))
     assert "900,000,000" in refusal(tmp_path / "bomb.png", read_rgb_uint8)
     saved(tmp_path / "small.png", noise(10, 10, 3))
     with pytest.raises(ImageError, match="10x10 = 100 pixels, the limit is 99"):
         read_image(tmp_path / "small.png", max_pixels=99)
-
-
-def test_a_large_photograph_is_opened_without_a_warning(tmp_path):
     limit = Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -204,7 +200,7 @@ def test_levels_are_rounded_half_up_and_clamped(tmp_path):
     assert read_rgb_uint8(tmp_path / "a.png")[0, 0].tolist() == [0, 0, 1, 128, 255]
 
 
-def test_what_a_format_cannot_hold_is_refused_or_left_out_as_documented(tmp_path):
+def test_content_that_a_format_cannot_hold_is_refused_or_left_out(tmp_path):
     rgba = read_image(saved(tmp_path / "rgba.png", noise(4, 4, 4)))
     for name, reason in (("a.jpg", "transparency"), ("a.gif", "use .png"), ("a", "no suffix")):
         with pytest.raises(ImageError, match=reason):

@@ -1,58 +1,56 @@
-"""Pairs are found by name, and what does not fit is named."""
+"""Pairs are found by name; files that do not fit are reported."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from restore_diff.data.names import DataError
+from restore_diff.data import pairs as pairs_module
 from restore_diff.data.loading import PairedImageDataset
+from restore_diff.data.names import DataError
 from restore_diff.data.pairs import PairList, find_pairs, shared_clean_images
 
 
-def found(source: Path | str, split="test", root=Path("none")) -> dict[str, str | None]:
-    """Degraded name -> clean name, in the order of the list."""
-    pairs = find_pairs(str(source), split, root).pairs
+def listed(source: Path | str, split="test") -> PairList:
+    return find_pairs(str(source), split, Path("none"))
+
+
+def found(source: Path | str, split="test") -> dict[str, str]:
+    """Return name -> clean name, in the order of the list."""
+    pairs = listed(source, split).pairs
     assert [pair.name for pair in pairs] == sorted(pair.name for pair in pairs)
     return {pair.name: pair.clean.stem for pair in pairs}
 
 
-def refusal(source: Path | str, split="test") -> str:
+def refusal(source: Path | str) -> str:
     with pytest.raises(DataError) as caught:
-        find_pairs(str(source), split, Path("none"))
+        listed(source)
     return str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("folders", "degraded", "clean"),
+    ("folders", "pairs"),
     [
-        (("input", "target"), ["1.png", "2.png", "10.png"], ["1.jpg", "2.png", "10.png"]),
-        (("LQ", "GT"), ["sub/1.png", "other/1.png"], ["sub/1.png", "other/1.png"]),
-        (("rain", "norain"), ["rain-001.png", "rain-002.png"], ["norain-001.png", "norain-002.png"]),
-        (("data", "gt"), ["0_rain.png", "1_rain.png"], ["0_clean.png", "1_clean.png"]),
-        (("hazy", "GT"), ["01_outdoor_hazy.jpg"], ["01_outdoor_GT.jpg"]),
-        (("hazy", "clear"), ["1400_3.png", "1400_10.png", "1401_3.png"], ["1400.png", "1401.png"]),
-        (("haze", "gt"), ["0001_0.8_0.2.jpg", "0002_1_0.04.jpg"], ["0001.png", "0002.png"]),
-        (("in/snow", "in/clean"), ["im_1_s80_a04.png", "im_11_s80_a04.png"], ["im_1.png", "im_11.png"]),
+        ("input target", {"1.png": "1.jpg", "2.png": "2.png", "10.png": "10.png"}),
+        ("LQ GT", {"sub/1.png": "sub/1.png", "other/1.png": "other/1.png"}),
+        ("rain norain", {"rain-001.png": "norain-001.png", "rain-002.png": "norain-002.png"}),
+        ("data gt", {"0_rain.png": "0_clean.png", "1_rain.png": "1_clean.png"}),
+        ("hazy GT", {"01_outdoor_hazy.jpg": "01_outdoor_GT.jpg"}),
+        ("hazy clear", {"1400_3.png": "1400.png", "1400_10.png": "1400.png", "1401_3.png": "1401.png"}),
+        ("haze gt", {"0001_0.8_0.2.jpg": "0001.png", "0002_1_0.04.jpg": "0002.png"}),
+        ("in/snow in/clean", {"im_1_s80_a04.png": "im_1.png", "im_11_s80_a04.png": "im_11.png"}),
     ],
 )
-def test_folders_in_use_pair_up_by_name(make_images, tmp_path, folders, degraded, clean):
-    make_images(folders[0], degraded)
-    make_images(folders[1], clean)
-    pairs = found((tmp_path / folders[0]).parent)
-    assert len(pairs) == len(degraded)
-    for name, partner in pairs.items():
-        digits = [part for part in Path(name).stem.replace("-", "_").split("_") if part.isdigit()]
-        assert partner is not None and digits[0] in partner.replace("-", "_").split("_")
-
-
-def test_equal_names_in_sub_folders_keep_to_their_folder(make_images, tmp_path):
-    make_images("input", ["a/1.png", "b/1.png"])
-    make_images("target", ["a/1.png", "b/1.png"])
-    for pair in find_pairs(str(tmp_path), "test", Path("none")).pairs:
-        assert pair.degraded is not None
-        assert pair.degraded.parent.name == pair.clean.parent.name == pair.name[0]
+def test_known_folders_pair_up_by_name(make_images, tmp_path, folders, pairs):
+    degraded, clean = folders.split()
+    make_images(degraded, list(pairs))
+    make_images(clean, list(set(pairs.values())))
+    (tmp_path / clean / ".DS_Store").write_bytes(b"\0")
+    expected = {(tmp_path / degraded / left, tmp_path / clean / right) for left, right in pairs.items()}
+    assert {pair[:2] for pair in listed((tmp_path / degraded).parent).pairs} == expected
 
 
 def test_train_and_test_folders_are_entered(make_images, tmp_path):
@@ -68,13 +66,28 @@ def test_two_folders_with_any_name_are_given_by_a_colon(make_images):
     assert "does not exist" in refusal(f"{wet}:{dry}x")
 
 
+def test_a_source_of_a_plugin_is_found_before_cards_and_folders(make_images, monkeypatch):
+    photographs = listed(make_images("photos", ["a.png"]))
+    calls = []
+
+    def source(argument: str, split: str, root: Path) -> PairList:
+        calls.append((argument, split, root))
+        return photographs
+
+    monkeypatch.setitem(pairs_module.SOURCES, "rain100l", source)
+    for text in ("rain100l", "rain100l:s3://bucket/x:y"):
+        assert find_pairs(text, "train", Path("data")) is photographs
+    assert calls == [(argument, "train", Path("data")) for argument in ("", "s3://bucket/x:y")]
+
+
 def test_a_folder_of_images_is_clean_photographs(make_images, tmp_path):
-    make_images("photos", ["b.png", "a.jpg", ".hidden.png", "._b.png"])
-    (tmp_path / "photos" / "desktop.ini").write_text("[x]")
-    pairs = find_pairs(str(tmp_path / "photos"), "train", Path("none"))
-    assert [(pair.name, pair.degraded) for pair in pairs.pairs] == [("a", None), ("b", None)]
+    make_images("photos", ["b.png", "a.jpg", "c.png", ".hidden.png", "._b.png"])
+    (tmp_path / "photos/desktop.ini").write_text("[x]")
+    (tmp_path / "photos/c.png").rename(tmp_path / "photos/c")  # recognised by its content
+    photographs = listed(tmp_path / "photos")
+    assert [(pair.name, pair.degraded) for pair in photographs.pairs] == [("a", None), ("b", None), ("c", None)]
     with pytest.raises(DataError, match="clean photographs only"):
-        PairedImageDataset(pairs, None, seed=0)
+        PairedImageDataset(photographs, None, seed=0)
 
 
 def test_missing_partners_are_named_up_to_ten_and_counted(make_images, tmp_path):
@@ -95,43 +108,33 @@ def test_missing_partners_are_named_up_to_ten_and_counted(make_images, tmp_path)
         (["100_1.png"], ["10.png"]),
     ],
 )
-def test_names_that_are_merely_alike_are_no_pair(make_images, tmp_path, degraded, clean):
+def test_similar_names_are_not_a_pair(make_images, tmp_path, degraded, clean):
     make_images("input", degraded)
     make_images("target", clean)
     assert "do not pair up" in refusal(tmp_path)
 
 
-def test_two_files_of_one_name_are_refused(make_images, tmp_path):
-    make_images("input", ["1.png"])
-    make_images("target", ["1.png", "1.jpg"])
-    assert "1.jpg and 1.png have the same name" in refusal(tmp_path)
-
-
-def test_folders_without_images_or_with_an_unclear_meaning_are_refused(make_images, tmp_path):
+def test_folders_that_are_empty_or_ambiguous_are_refused(make_images, tmp_path):
     (tmp_path / "text").mkdir()
     for i in range(3):
         (tmp_path / "text" / f"{i}.txt").write_text("no image")
     assert refusal(tmp_path / "text").startswith(f"0 images under {tmp_path / 'text'} (found 3 files; accepted: .png")
-    make_images("half/input", ["1.png"])
-    make_images("half/result", ["1.png"])
+    for folder in ("half/input", "half/result", "two/input"):
+        make_images(folder, ["1.png"])
     assert "which two folders" in refusal(tmp_path / "half")
+    make_images("two/target", ["1.png", "1.jpg"])
+    assert "1.jpg and 1.png have the same name" in refusal(tmp_path / "two")
     assert "neither a card nor a folder; did you mean rain100l" in refusal("rain100")
     assert "cards: " in refusal("/nowhere")
 
 
-def test_an_image_file_without_suffix_counts_by_its_content(make_images, tmp_path):
-    make_images("photos", ["a.png"])
-    (tmp_path / "photos/a.png").rename(tmp_path / "photos/a")
-    assert found(tmp_path / "photos") == {"a": "a"}
-
-
 def test_pairs_come_whole_in_unit_range_and_of_equal_size(make_images, tmp_path):
-    make_images("input", ["1.png"], size=(9, 14))
-    make_images("target", ["1.png"], size=(9, 14))
-    pairs = find_pairs(str(tmp_path), "test", Path("none"))
-    pair = PairedImageDataset(pairs, None, seed=0)[0]
-    assert pair.name == "1" and pair.clean.shape == pair.degraded.shape == (3, 9, 14)
-    for folder, image in (("input", pair.degraded), ("target", pair.clean)):
+    for folder in ("input", "target"):
+        make_images(folder, ["1.png"], size=(9, 14))
+    pairs = listed(tmp_path)
+    clean, degraded, name = PairedImageDataset(pairs, None, seed=0)[0]
+    assert name == "1" and degraded is not None and clean.shape == degraded.shape == (3, 9, 14)
+    for folder, image in (("input", degraded), ("target", clean)):
         with Image.open(tmp_path / folder / "1.png") as file:
             assert (image * 255).round().byte()[:, 2, 5].tolist() == list(file.getpixel((5, 2)))  # type: ignore[arg-type]
     make_images("input", ["1.png"], size=(9, 15))
@@ -139,25 +142,32 @@ def test_pairs_come_whole_in_unit_range_and_of_equal_size(make_images, tmp_path)
         PairedImageDataset(pairs, None, seed=0)[0]
 
 
-def test_rendered_weather_depends_on_seed_and_name_alone(make_images, tmp_path):
-    make_images("photos", ["a.png", "b.png", "c.png"])
-
+def test_rendered_weather_depends_on_seed_and_name_only(make_images, tmp_path):
     def render(clean, seeds, weathers):
         return torch.stack([(image + seed % 1000 / 1000) / 2 for image, seed in zip(clean, seeds, strict=True)])
 
-    pairs = find_pairs(str(tmp_path / "photos"), "test", Path("none"))
-    images = PairedImageDataset(pairs, render, seed=3)
-    alone = PairedImageDataset(PairList("one", pairs.pairs[2:]), render, seed=3)[0]
-    assert torch.equal(alone.degraded, images[2].degraded) and len(images) == 3
-    assert not torch.equal(PairedImageDataset(pairs, render, seed=4)[2].degraded, alone.degraded)
-    offsets = [2 * image.degraded - image.clean for image in images]
+    pairs = listed(make_images("photos", ["a.png", "b.png", "c.png"]))
+    images = [PairedImageDataset(pairs, render, seed=3)[at] for at in range(3)]
+    alone = PairedImageDataset(PairList("one", pairs.pairs[2:]), render, seed=3)[0].degraded
+    other = PairedImageDataset(pairs, render, seed=4)[2].degraded
+    assert alone is not None and other is not None and not torch.equal(alone, other)
+    assert torch.equal(alone, images[2].degraded)  # type: ignore[arg-type]
+    offsets = [2 * image.degraded - image.clean for image in images]  # type: ignore[operator]
     assert not torch.allclose(offsets[0], offsets[1])
 
 
-def test_clean_files_of_the_test_set_that_were_trained_on_are_named(make_images, tmp_path):
+def test_test_images_that_were_trained_on_are_named(make_images, tmp_path):
     make_images("train", ["a.png", "b.png"])
     make_images("test", ["x.png", "y.png"])
     (tmp_path / "test/z.png").write_bytes((tmp_path / "train/b.png").read_bytes())
     train, test = (find_pairs(str(tmp_path / split), split, Path("none")) for split in ("train", "test"))
     assert shared_clean_images(train, test) == ["z"]
     assert shared_clean_images(train, PairList("other", test.pairs[:2])) == []
+
+
+def test_finding_pairs_needs_no_torch():
+    code = "import sys; sys.modules['torch'] = None; from restore_diff.data.pairs import *; import pathlib; "
+    code += "assert find_pairs('weather', 'test', pathlib.Path())"
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,15 +1,15 @@
-"""Cards that join other cards and folders, with weights and with rendered weather."""
+"""Cards that join cards and folders with weights and rendered weather; held-out photographs."""
 
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from reading import take
 
 from restore_diff.data.cards import load_card
-from restore_diff.data.loading import TrainingBatches
+from restore_diff.data.loading import PairedImageDataset, TrainingBatches
 from restore_diff.data.names import DataError, PairPath
-from restore_diff.data.loading import PairedImageDataset
 from restore_diff.data.pairs import PairList, find_pairs, hold_out
 
 HEAD = "name: {}\ntask: all_weather\nsource: somewhere.org/{}\nlicence: mine\ncitation: none\nprotocols: [rgb]\n"
@@ -18,7 +18,7 @@ WET = "train: {num_pairs: 3, layouts: [{degraded: wet/input, clean: wet/gt}]}\n"
 
 @pytest.fixture
 def write_card(tmp_path, monkeypatch):
-    """write_card("name", text) makes a card of the current folder."""
+    """write_card("name", text) makes a card in the current folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "datasets").mkdir()
 
@@ -32,25 +32,23 @@ def write_card(tmp_path, monkeypatch):
 
 @pytest.fixture
 def mixture(write_card, make_images) -> PairList:
-    """Three genuine pairs, twice as often as five photographs in rain and the same five in snow."""
+    """Three real pairs with weight 2, five photographs in rain, and the same five in snow."""
     for folder in ("wet/input", "wet/gt"):
         make_images(folder, ["0.png", "1.png", "2.png"])
     make_images("photos", [f"{i}.png" for i in range(5)])
     write_card("wet", WET)
-    write_card("mixed", parts("{card: wet, weight: 2}", "{folder: photos, weather: rain}", *SNOW))
+    folders = [f"{{folder: photos, weather: {weather}}}" for weather in ("rain", "snow")]
+    write_card("mixed", parts("{card: wet, weight: 2}", *folders))
     return find_pairs("mixed", "train", Path())
 
 
-SNOW = ["{folder: photos, weather: snow}"]
+def parts(*written: str) -> str:
+    return f"train: {{parts: [{', '.join(written)}]}}\n"
 
 
-def parts(*written: str, split: str = "train") -> str:
-    return f"{split}: {{parts: [{', '.join(written)}]}}\n"
-
-
-def refusal(source: str, root: Path = Path()) -> str:
+def refusal(source: str) -> str:
     with pytest.raises(DataError) as caught:
-        find_pairs(source, "train", root)
+        find_pairs(source, "train", Path())
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -64,7 +62,7 @@ def test_a_card_joins_cards_and_folders_each_with_its_weather(mixture):
     assert len({pair.name for pair in mixture.pairs}) == 13 and mixture.weights == (2, 1, 1)
 
 
-def test_a_part_that_joins_others_shares_its_weight_among_them(mixture, write_card):
+def test_a_part_that_joins_others_divides_its_weight_among_them(mixture, write_card):
     write_card("outer", parts("{card: mixed, weight: 6}", "{card: wet, weight: 2}", "{card: wet}"))
     outer = find_pairs("outer", "train", Path())
     assert outer.weights == (3, 1.5, 1.5, 2, 1)
@@ -72,13 +70,13 @@ def test_a_part_that_joins_others_shares_its_weight_among_them(mixture, write_ca
     assert {pair.name.rsplit("/", 1)[0] for pair in outer.pairs if pair.part >= 3} == {"wet", "wet~2"}
 
 
-def test_a_split_of_photographs_names_its_weather(write_card, make_images):
+def test_a_split_of_photographs_sets_its_weather(write_card, make_images):
     make_images("dry", ["a.png"])
     write_card("clean", "train: {num_pairs: 1, weather: haze, layouts: [{clean: dry}]}\n")
     assert [pair.weather for pair in find_pairs("clean", "train", Path()).pairs] == ["haze"]
 
 
-def test_every_missing_part_is_named_with_where_to_get_it(write_card):
+def test_every_missing_part_is_reported_with_its_source(write_card):
     write_card("wet", WET)
     write_card("mixed", parts("{card: wet}", "{folder: photos, weather: rain}", "{card: wett}"))
     assert refusal("mixed") == (
@@ -87,7 +85,7 @@ def test_every_missing_part_is_named_with_where_to_get_it(write_card):
     )
 
 
-def test_cards_that_join_each_other_in_a_circle_are_refused(write_card):
+def test_a_circle_of_cards_is_refused(write_card):
     write_card("a", parts("{card: b}"))
     write_card("b", parts("{card: a}"))
     assert "cards join each other in a circle: a -> b -> a" in refusal("a")
@@ -95,15 +93,14 @@ def test_cards_that_join_each_other_in_a_circle_are_refused(write_card):
 
 def test_weather_is_not_rendered_on_a_part_with_degraded_images(mixture, write_card):
     write_card("wrong", parts("{card: wet, weather: rain}", "{folder: wet, weather: rain}"))
-    told = "2 of its 2 parts cannot be used: wet has degraded images of its own: rain is rendered on clean ones alone"
-    assert refusal("wrong") == f"wrong: {told}"
+    reason = "wet has degraded images of its own: rain is rendered on clean ones alone"
+    assert refusal("wrong") == f"wrong: 2 of its 2 parts cannot be used: {reason}"
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (parts("{card: a, wheight: 2}"), "train.parts.0.wheight: unknown key; did you mean weight?"),
-        (parts("{card: a, wether: rain}"), "train.parts.0.wether: unknown key; did you mean weather?"),
         (parts("{card: a, weight: 0}"), "train.parts.0.weight: Input should be greater than 0"),
         (parts("{weight: 1}"), "train.parts.0: a part is either a card or a folder"),
         (parts("{card: a, folder: b}"), "train.parts.0: a part is either a card or a folder"),
@@ -115,11 +112,11 @@ def test_weather_is_not_rendered_on_a_part_with_degraded_images(mixture, write_c
         ("trian: {}\n", "trian: unknown key; did you mean train?"),
     ],
 )
-def test_mistakes_in_parts_are_named_with_file_and_key(write_card, text, told):
+def test_mistakes_in_parts_are_reported_with_file_and_key(write_card, text, message):
     path = write_card("card", text)
     with pytest.raises(DataError) as caught:
         load_card(path)
-    assert str(caught.value).startswith(f"{path}: {told}")
+    assert str(caught.value).startswith(f"{path}: {message}")
 
 
 def test_the_cards_of_the_documentation_are_valid(write_card):
@@ -138,62 +135,82 @@ def test_the_weather_card_runs_after_a_bare_install():
     assert Counter(p.weather for p in test.pairs) == dict.fromkeys(kinds, 3)
 
 
-def test_a_pair_is_rendered_with_its_own_weather_in_training_and_test(mixture, data_config):
+def test_a_pair_is_rendered_with_its_own_weather(mixture, data_config):
     levels = {"rain": 0.2, "snow": 0.8}
 
     def render(clean, seeds, weathers):
         return torch.stack([torch.full_like(image, levels[w]) for image, w in zip(clean, weathers, strict=True)])
 
-    batches = TrainingBatches(mixture, render, data_config(), 8, 1, seed=0).iter_from(0)
-    for batch in (next(batches) for _ in range(6)):
-        for degraded, name in zip(batch.degraded, batch.names, strict=True):
+    for batch in take(TrainingBatches(mixture, render, data_config(), 8, 1, seed=0), 6):
+        for degraded, name in zip(batch.degraded, batch.names, strict=True):  # type: ignore[arg-type]
             part = name.split("/")[0]
             assert part == "wet" or bool((degraded == levels[part.removeprefix("photos-")]).all())
     images = PairedImageDataset(mixture, render, seed=0)
-    assert [round(float(images[i].degraded.mean()), 1) for i in (3, 12)] == [0.2, 0.8]
+    assert [round(float(images[i].degraded.mean()), 1) for i in (3, 12)] == [0.2, 0.8]  # type: ignore[union-attr]
 
 
-def listed(*num: int, same_files: bool = False) -> PairList:
+def versions(num_clean: int, num_versions: int = 3) -> PairList:
+    """Pairs of several degraded versions of each clean image."""
+    each = [(i, v) for i in range(num_clean) for v in range(num_versions)]
+    pairs = [PairPath(Path(f"{i}_{v}.png"), Path(f"{i}.png"), f"{i}_{v}") for i, v in each]
+    return PairList("toy", tuple(pairs), ("rgb",), ("a note",))
+
+
+def listed(*num: int, folder: str = "part{}") -> PairList:
     """Parts of so many photographs each."""
-    folder = "same" if same_files else "part{}"
-    pairs = [
-        PairPath(None, Path(f"{folder.format(part)}/{i}.png"), f"{part}/{i}", "rain", part)
-        for part, count in enumerate(num)
-        for i in range(count)
-    ]
+    each = [(part, i) for part, count in enumerate(num) for i in range(count)]
+    pairs = [PairPath(None, Path(f"{folder.format(part)}/{i}.png"), f"{part}/{i}", "rain", part) for part, i in each]
     return PairList("toy", tuple(pairs), weights=(1.0,) * len(num))
 
 
-@pytest.fixture
-def no_copies(monkeypatch):
-    """These lists name no files."""
-    monkeypatch.setattr("restore_diff.data.pairs.copies_of", lambda files, among: set(files))
-
-
-def test_a_photograph_of_several_parts_is_held_out_of_all_and_validated_in_each(no_copies):
-    training, validation = hold_out(listed(20, 20, 20, same_files=True), 4)
-    assert validation is not None and not validation.weights and training.weights == (1, 1, 1)
-    held = {pair.clean for pair in validation.pairs}
-    assert len(held) == 4 and len(validation.pairs) == 12
-    assert held.isdisjoint(pair.clean for pair in training.pairs) and len(training.pairs) == 48
-
-
-def test_each_part_gives_up_to_a_fifth_of_its_own(no_copies):
-    training, validation = hold_out(listed(100, 10, 4), 8)
+def held_out(pairs: PairList, num_clean: int) -> tuple[PairList, PairList]:
+    training, validation = hold_out(pairs, num_clean)
     assert validation is not None
+    assert {pair.clean for pair in validation.pairs}.isdisjoint(pair.clean for pair in training.pairs)
+    return training, validation
+
+
+def test_all_versions_of_a_held_out_photograph_leave_training():
+    training, validation = held_out(versions(40), 8)
+    assert len({pair.clean for pair in validation.pairs}) == len(validation.pairs) == 8
+    assert len(training.pairs) == 3 * 32
+
+
+def test_at_most_a_fifth_is_held_out():
+    assert len(held_out(versions(11), 8)[0].pairs) == 3 * 9
+    for pairs, num_clean in ((versions(4), 8), (versions(1, 1), 8), (versions(40), 0)):
+        assert hold_out(pairs, num_clean) == (pairs, None)
+
+
+def test_the_held_out_choice_depends_on_names_only():
+    pairs = versions(40)
+    reverse = PairList("toy", tuple(reversed(pairs.pairs)))
+    first, second = ({pair.clean for pair in held_out(one, 4)[1].pairs} for one in (pairs, reverse))
+    assert first == second
+    paths = [Path(f"{folder:02}/1.png") for folder in range(40)]  # equal names: the first paths
+    equal = PairList("toy", tuple(PairPath(None, path, str(path)) for path in paths))
+    assert [pair.clean for pair in held_out(equal, 4)[1].pairs] == paths[:4]
+
+
+def test_each_part_gives_and_validates_up_to_a_fifth_of_its_own(monkeypatch):
+    monkeypatch.setattr("restore_diff.data.pairs.copies_of", lambda files, among: set(files))  # there are no files
+    training, validation = held_out(listed(100, 10, 4), 8)
     assert Counter(pair.part for pair in validation.pairs) == {0: 6, 1: 2}
     assert Counter(pair.part for pair in training.pairs) == {0: 94, 1: 8, 2: 4}
-    shared = PairList("toy", listed(10, 90, same_files=True).pairs, weights=(1.0, 1.0))
-    assert Counter(pair.part for pair in hold_out(shared, 30)[0].pairs)[0] == 8
+    assert Counter(pair.part for pair in hold_out(listed(10, 90, folder="same"), 30)[0].pairs)[0] == 8
+    training, validation = held_out(listed(20, 20, 20, folder="same"), 4)
+    assert not validation.weights and training.weights == (1, 1, 1)
+    assert len({pair.clean for pair in validation.pairs}) == 4 and len(validation.pairs) == 12
+    assert len(training.pairs) == 48
 
 
-def test_a_copy_of_a_held_out_photograph_leaves_training_too(write_card, make_images, tmp_path):
+def test_a_copy_of_a_held_out_photograph_leaves_training_too(write_card, make_images):
     first = make_images("first", [f"{i}.png" for i in range(5)])
     second = make_images("second", [f"{i}.png" for i in range(7)])
     for path in first.iterdir():
         (second / f"copy_of_{path.name}").write_bytes(path.read_bytes())
     write_card("twice", parts("{folder: first, weather: rain}", "{folder: second, weather: rain}"))
-    training, validation = hold_out(find_pairs("twice", "train", Path()), 8)
-    assert validation is not None and len(validation.pairs) == 1 + 2
+    training, validation = held_out(find_pairs("twice", "train", Path()), 8)
+    assert len(validation.pairs) == 1 + 2
     held = {pair.clean.read_bytes() for pair in validation.pairs}
     assert held.isdisjoint(pair.clean.read_bytes() for pair in training.pairs)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from restore_diff.data.images import ImageError, RasterImage, read_image, read_rgb_uint8, write_image
-from restore_diff.restoration import folder
+from restore_diff.restoration import folder, sources
 from restore_diff.restoration.folder import DiskFull, Job, restore_folder
 
 MAX_PIXELS = 10_000
@@ -253,7 +253,7 @@ def test_the_noise_of_an_image_belongs_to_its_file_name(tmp_path):
     photographs(tmp_path / "in", 1)
     photographs(tmp_path / "in/sub", 2)
     for source in (tmp_path / "in", tmp_path / "in/sub", tmp_path / "in/sub/1.png"):
-        plan = folder.plan_jobs([str(source)], tmp_path / "o", folder.Naming(), lambda path: False, overwrite=True)
+        plan = sources.plan_jobs([str(source)], tmp_path / "o", sources.Naming(), lambda path: False, overwrite=True)
         run(plan.jobs, restore)
     assert names == ["0.png", "0.png", "1.png", "0.png", "1.png", "1.png"]
 
@@ -283,5 +283,5 @@ def test_endings_that_an_output_keeps_are_those_that_are_written():
     from restore_diff.data.names import SUFFIXES
     from restore_diff.restoration.sources import IMAGE_ENDINGS
 
-    assert set(WRITE_FORMATS) == folder.WRITTEN_ENDINGS
+    assert set(WRITE_FORMATS) == sources.WRITTEN_ENDINGS
     assert set(SUFFIXES) <= IMAGE_ENDINGS

@@ -88,7 +88,7 @@ def rising_score(model: torch.nn.Module, step: int) -> dict[str, float]:
 
 def toy_trainer(run: RunFolder, log: RunLog | Silence, config: TrainingConfig, **changes: Any) -> Trainer:
     parts = {
-        "optimisation": toy_optimisation(config, recognise=config.part == "recognition"),
+        "optimisation": toy_optimisation(config),
         "batches_from": toy_batches(config),
         "config": config,
         "experiment": {"seed": SEED, "training": {"num_steps": config.num_steps}},
