@@ -111,9 +111,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     sets = {"type": _source, "nargs": "+", "default": [], "action": "extend", "metavar": "SET"}
     parser.add_argument("--data", **sets, help="sets to check: a card, a folder, or DEGRADED:CLEAN")
     parser.add_argument("--against", **sets, help="other sets, searched for the pictures of --data")
-    parser.add_argument(
-        "--root", type=path, metavar="FOLDER", help="folder with the data of cards (default: data)"
-    )
+    parser.add_argument("--root", type=path, metavar="FOLDER", help="folder with the data of cards (default: data)")
     parser.add_argument("--cfg", action="append", default=[], metavar="FILE", help="check the needs of this config")
     parser.add_argument("--device", type=device, default="auto", metavar="auto|cpu|cuda[:N]|mps")
     parser.add_argument("--split", type=path, metavar="OUT", help="write a leak-free split to OUT/train and OUT/test")
