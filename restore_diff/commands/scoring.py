@@ -178,7 +178,7 @@ def validation(
 
 def _panel(shown: Sequence[tuple[Pair, Tensor]]) -> Tensor:
     """Grid of degraded | restored | clean, center-cropped to a common size."""
-    rows = [(pair.degraded, restored, pair.clean) for pair, restored in shown]
+    rows = [(pair.degraded, restored, pair.clean) for pair, restored in shown if pair.degraded is not None]
     size = [min(PANEL_PX, *(row[0].shape[axis] for row in rows)) for axis in (1, 2)]
     return make_grid([center_crop(image, size) for row in rows for image in row], nrow=3, padding=4, pad_value=1.0)
 
