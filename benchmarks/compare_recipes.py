@@ -1,11 +1,11 @@
-"""A recipe with one thing changed at a time: same photographs, seed and number of steps, scored on genuine pairs.
+"""Compare variants of a recipe: same photographs, seed and number of steps, scored on genuine pairs.
 
 python benchmarks/compare_recipes.py --variants benchmarks/recipes/all_weather.yaml --cfg all_weather.yaml \
     --train PHOTOGRAPHS --test rain=INPUT:TARGET haze=INPUT:TARGET --num-steps 160 --limit 12 --out table.md
 
 The file of variants maps a name to overrides. Each variant is trained by train.py and tested by test.py. Prints one
-Markdown table: the scores on each test set, the training loss at the end (one loss compares with the same loss alone),
-and the minutes that the training took. Runs are kept in runs/, finished ones are not repeated.
+Markdown table: the scores on each test set, the final training loss (comparable between variants with the same loss),
+and the minutes of training. Runs are kept in runs/; finished ones are not repeated.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from statistics import fmean
 
 import yaml
 
-NOT_TESTED_AT_THE_END = ["evaluation.lpips=none", "data.num_validation=0", "data.test=skimage", "sampler.num_samples=1"]
+NO_FINAL_TEST = ["evaluation.lpips=none", "data.num_validation=0", "data.test=skimage", "sampler.num_samples=1"]
 
 
 def main() -> None:
@@ -37,12 +37,7 @@ def main() -> None:
         if args.only and not any(part in name for part in args.only):
             continue
         run = Path("runs") / f"{args.variants.stem}_{re.sub(r'[^a-z0-9]+', '_', name.lower())}".strip("_")
-        settings = [
-            f"data.train={args.train}",
-            f"training.num_steps={args.num_steps}",
-            *NOT_TESTED_AT_THE_END,
-            *args.set,
-        ]
+        settings = [f"data.train={args.train}", f"training.num_steps={args.num_steps}", *NO_FINAL_TEST, *args.set]
         train = [sys.executable, "train.py", "--cfg", args.cfg, f"name={run.name}", *settings, *overrides]
         subprocess.run(train, check=True)
         scores = [score(run, tests[test], protocols[test], steps, args) for test, steps in columns]
@@ -59,10 +54,10 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--only", nargs="*", default=[], help="those whose name contains one of these")
+    parser.add_argument("--only", nargs="*", default=[], help="variants whose name contains one of these")
     parser.add_argument("--cfg", required=True)
     parser.add_argument("--train", required=True)
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="for all variants")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides for all variants")
     parser.add_argument("--test", nargs="+", required=True, metavar="NAME=SET")
     parser.add_argument("--protocol", nargs="*", default=[], metavar="NAME=PROTOCOL", help="default: rgb")
     parser.add_argument("--metrics", default="psnr", help="as in test.py")
@@ -74,7 +69,7 @@ def arguments() -> argparse.Namespace:
 
 
 def score(run: Path, source: str, protocol: str, steps: int, args: argparse.Namespace) -> tuple[str, str]:
-    """Means before and after, of one sample an image."""
+    """Return the means of input and result, with one sample per image."""
     out = run / f"compared_{steps}"
     command = ["test.py", "--ckpt", run, "--data", source, "--limit", args.limit, "--metrics", args.metrics]
     command += ["--protocol", protocol, "--steps", steps, "--out", out]
@@ -84,18 +79,18 @@ def score(run: Path, source: str, protocol: str, steps: int, args: argparse.Name
     summary = json.loads(newest.read_text())["summary"]
     scored = [key for key in summary if f"{key}_input" in summary]
 
-    def told(suffix: str) -> str:
+    def means_of(suffix: str) -> str:
         means = [(key, summary[key + suffix]["mean"]) for key in scored]
         return " / ".join(f"{mean:.2f}" if "psnr" in key else f"{mean:.4f}" for key, mean in means)
 
-    return told("_input"), told("")
+    return means_of("_input"), means_of("")
 
 
 def minutes_and_loss(run: Path) -> tuple[float, float]:
-    """Between the first and the last line of the log that tell of a step; and the mean loss of the last quarter."""
-    told = [line for line in (run / "log.txt").read_text().splitlines() if "  step " in line]
-    first, last = datetime.fromisoformat(told[0][:19]), datetime.fromisoformat(told[-1][:19])
-    losses = [float(line.split("loss")[1].split()[0]) for line in told]
+    """Return the minutes from first to last logged step, and the mean loss of the last quarter of them."""
+    logged = [line for line in (run / "log.txt").read_text().splitlines() if "  step " in line]
+    first, last = datetime.fromisoformat(logged[0][:19]), datetime.fromisoformat(logged[-1][:19])
+    losses = [float(line.split("loss")[1].split()[0]) for line in logged]
     return (last - first).total_seconds() / 60, fmean(losses[-max(len(losses) // 4, 1) :])
 
 

@@ -1,9 +1,9 @@
-"""Does guidance over the hint at the weather pay? Classifier-free guidance (Ho & Salimans, 2022), at several strengths.
+"""Classifier-free guidance (Ho & Salimans, 2022) over the weather label, at several strengths.
 
 python benchmarks/guidance.py --ckpt shipped --data rain100l --root PATH --weather rain --limit 12
 
-The network's output becomes blind + strength (told - blind): 0 is the blind network, 1 the told one, and only more than
-1 is guidance. Each costs two calls where plain restoration costs one. Prints one Markdown table.
+The network's output becomes blind + strength (labelled - blind): strength 0 is the output without label, 1 with label,
+above 1 is guidance. Each step costs two network calls instead of one. Prints one Markdown table.
 """
 
 import argparse
@@ -26,10 +26,10 @@ STRENGTHS = (0.0, 0.5, 1.0, 1.25, 1.5, 2.0)
 
 @dataclass
 class Guided:
-    """A predictor of the same outputs, where they are clean images or residuals, as images of two beliefs."""
+    """A predictor that extrapolates from the output without label to the output with label."""
 
     network: Network
-    told: Tensor
+    label: Tensor
     strength: float
 
     @property
@@ -38,7 +38,7 @@ class Guided:
 
     def __call__(self, x_t: Images, t: Timesteps, degraded: Images | None) -> Images:
         blind = self.network(x_t, t, degraded)
-        return torch.lerp(blind, self.network(x_t, t, degraded, self.told), self.strength)
+        return torch.lerp(blind, self.network(x_t, t, degraded, self.label), self.strength)
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def main() -> None:
     for strength in STRENGTHS:
         guided = Guided(network, hints([args.weather]), strength)
         restorer = build.restorer(config, guided, CPU, "float32")  # pyright: ignore[reportArgumentType]
-        found = [quantize(restorer.restore(pair.degraded[None], [pair.name]))[0] for pair in pairs]
+        found = [quantize(restorer.restore(pair.degraded[None], [pair.name]))[0] for pair in pairs]  # pyright: ignore[reportOptionalSubscript]
         scores = [score(image, quantize(pair.clean[None])[0]) for image, pair in zip(found, pairs, strict=True)]
         means = [fmean(one[f"{name}_{args.protocol}"] for one in scores) for name in ("psnr", "ssim")]
         print(f"| {strength} | {means[0]:.2f} | {means[1]:.4f} |", flush=True)

@@ -1,7 +1,7 @@
-"""How surely pictures are known again after a change: python benchmarks/leaks.py FOLDER [--against FOLDER ...]
+"""Recall of changed pictures: python benchmarks/leaks.py FOLDER [--against FOLDER ...]
 
-Changes each photograph of FOLDER in many ways, looks the results up among the originals, and prints the recall and how
-many other pictures were taken for it. The folders of --against must hold other pictures: every match there is false.
+Change each photograph of FOLDER in many ways, search for the results among the originals, and print the recall and the
+number of wrong matches. The folders of --against must hold other pictures, so that every match there is wrong.
 """
 
 import argparse
@@ -88,9 +88,9 @@ def main() -> None:
     for name, prints in changed.items():
         matches = find_matches(originals, prints)
         found = [match for match in matches if match.first == match.second and match.kind != "same scene"]
-        least = min((match.similarity for match in found), default=0)
+        lowest = min((match.similarity for match in found), default=0)
         false = sum(match.first != match.second for match in matches)
-        print(f"{name:15} found {len(found)} of {len(prints)}, similarity >= {least:.2f}, others matched: {false}")
+        print(f"{name:15} found {len(found)} of {len(prints)}, similarity >= {lowest:.2f}, others matched: {false}")
     for folder in args.against:
         others = fingerprints(read(folder))
         num = len(find_matches(originals, others))

@@ -1,10 +1,10 @@
-"""Side by side with others' own code, on the same weights, images and machine, in turn within one run.
+"""Compare with the code of other projects, on the same weights, images and machine, alternating within one run.
 
 python benchmarks/peers.py --weatherdiffusion CLONE --ckpt runs/derain --pair DEGRADED CLEAN --only sampler-trained ...
 
 CLONE is a clone of https://github.com/IGITUGraz/WeatherDiffusion. Parts (`--only`, default all):
-  sampler-trained   its sampler (25 leading steps, 64 px patches 16 px apart) and our restorations, one trained network
-  sampler-base      the same with its own network of 83 million parameters, random weights, few steps: time alone
+  sampler-trained   its sampler (25 leading steps, 64 px patches 16 px apart) and ours, one trained network
+  sampler-base      the same with its network of 83 million parameters, random weights, few steps: time only
   network           diffusers' UNet2DModel and ours with the same weights, whole image, per network call
   training          its training step and ours: the network of 83 million parameters, one batch
 """
@@ -48,7 +48,7 @@ OURS = {
     "tiles of 256 px, 32 px overlap": ({}, {"tile_size_px": 256, "tile_overlap_px": 32}),
     "shifted grid of 128 px": ({}, {"tile_size_px": 128, "grid": "shifted"}),
     "whole image": ({}, {"tile_size_px": 0}),
-    "as the recipe says": ({"num_steps": 1, "spacing": "trailing", "clip": True}, {"tile_size_px": 0}),
+    "the recipe": ({"num_steps": 1, "spacing": "trailing", "clip": True}, {"tile_size_px": 0}),
 }
 
 
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--pair", type=Path, nargs=2, metavar=("DEGRADED", "CLEAN"))
     parser.add_argument("--only", nargs="+", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--size", type=int, default=128, help="of the image for sampler-base and network")
+    parser.add_argument("--size", type=int, default=128, help="side of the image in px for sampler-base and network")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     result: dict[str, Any] = {"machine": machine(CPU), "threads": torch.get_num_threads()}
@@ -75,15 +75,15 @@ def main() -> None:
 
 
 def sampler_trained(args: argparse.Namespace) -> dict[str, Any]:
-    """PSNR is of RGB levels in [0, 1], against the clean image, and between the two results."""
+    """PSNR of RGB in [0, 1] against the clean image, and between the two results."""
     _, config, weights = trained.load_experiment(args.ckpt)
     model = trained.trained_network(config, weights, torch.device("cpu"))
     degraded, clean = (read_rgb_uint8(path)[None].float() / 255 for path in args.pair)
-    noise = Noise(degraded.shape[1:], [args.pair[0].name], 0, (0, degraded.shape[-2]))(0)  # that of our restorations
+    noise = Noise(degraded.shape[1:], [args.pair[0].name], 0, (0, degraded.shape[-2]))(0)  # same as ours
     schedule = NoiseSchedule(config.schedule)
 
     def epsilon(inputs: Tensor, t: Tensor) -> Tensor:
-        """Our network as theirs is called: its output turned into epsilon."""
+        """Our network with the signature of theirs; converts its output to epsilon."""
         condition, x_t = inputs[:, :3], inputs[:, 3:]
         steps = t.long().expand(len(x_t))
         levels = schedule.signal(steps, x_t), schedule.noise(steps, x_t)
@@ -107,14 +107,14 @@ def sampler_trained(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def sampler_base(args: argparse.Namespace) -> dict[str, Any]:
-    """Their network has no weights that may be had here: random ones take the same time. 2 steps stand for 25."""
+    """Time only, with random weights and 2 of the 25 steps."""
     network = their_network(args.weatherdiffusion)
     config = load_config(["weatherdiff64.yaml"], ["sampler.num_steps=2"])
     model = trained.to_restore(build.network(config), CPU)
     image = torch.rand(1, 3, args.size, args.size)
     noise = torch.randn_like(image)
     theirs = their_sampler(args.weatherdiffusion)
-    tilings = {name: tiling for name, (_, tiling) in OURS.items() if name != "as the recipe says"}
+    tilings = {name: tiling for name, (_, tiling) in OURS.items() if name != "the recipe"}
     ours = {name: restorer(config, model, {"num_steps": 2}, tiling) for name, tiling in tilings.items()}
     actions = [lambda: theirs(network, image, noise, num_steps=2)]
     actions += [lambda it=it: it.restore(image, ["image"]) for it in ours.values()]
@@ -194,18 +194,18 @@ PARTS = {
 
 
 def restorer(config: ExperimentConfig, model: Network, sampling: dict[str, Any], tiling: dict[str, Any]) -> Restorer:
-    """Their 25 leading steps without clipping, but for what is given."""
+    """Our restorer with their 25 leading steps without clipping, changed by the given settings."""
     settings = replace(config.sampler, **{"num_steps": NUM_STEPS, "spacing": "leading", "clip": False, **sampling})
     sampler = SAMPLERS["ddim"](NoiseSchedule(config.schedule), config.diffusion.prediction, settings)
     return Restorer(model, sampler, TilingConfig(**tiling), model.size_multiple, "cpu")
 
 
 def in_turn(actions: list[Callable[[], Any]], repeats: int) -> tuple[list[float], list[Any]]:
-    """Median seconds of each, in turn, forth and back, after a warm-up (none where one repeat is all); last results."""
+    """Return median seconds and last results; alternates in both directions after a warm-up (if repeats > 1)."""
     seconds: list[list[float]] = [[] for _ in actions]
     results: list[Any] = [None] * len(actions)
     for repeat in range(repeats + (repeats > 1)):
-        for place in range(len(actions))[:: -1 if repeat % 2 else 1]:  # what ran before leaves its mark on the caches
+        for place in range(len(actions))[:: -1 if repeat % 2 else 1]:  # the action before affects the caches
             started = time.perf_counter()
             results[place] = actions[place]()
             if repeat or repeats == 1:

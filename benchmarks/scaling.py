@@ -1,11 +1,11 @@
-"""How restoring grows with the image, and how near it comes to what the machine can compute.
+"""Time and memory of restoring by image size, and the share of the machine's arithmetic rate that is reached.
 
 python benchmarks/scaling.py --ckpt runs/derain --megapixels 0.06 0.25 1 4 16 --out benchmarks/results/scaling_cpu.json
 python benchmarks/scaling.py --ckpt shipped --quality fast --megapixels 100 --repeats 1 --limit-gib 4
 
-Each size runs in a process of its own: `seconds` is the best of the repeats after a warm-up, `peak_mb` the process's
-peak of resident memory, input and output included. `share_of_floor` is the time that the network's multiplications
-would take at the machine's best measured rate, over the time taken. `exponent` is the slope of log time over log size.
+Each size runs in a separate process: `seconds` is the best of the repeats after a warm-up, `peak_mb` the process's
+peak resident memory with input and output. `share_of_floor` is the time of the network's multiplications at the
+machine's best measured rate, divided by the time taken. `exponent` is the slope of log time over log size.
 """
 
 import argparse
@@ -23,20 +23,20 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from restore_diff import trained
-from restore_diff.build import QUALITIES
+from restore_diff.trained import QUALITIES
 
-LEAST_PIXELS_OF_THE_SLOPE = 200_000
-"""Below, fixed costs weigh."""
+MIN_PIXELS_FOR_SLOPE = 200_000
+"""Fixed costs dominate below."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt", type=Path)
-    parser.add_argument("--quality", choices=QUALITIES, help="as for restore.py; default: the config's own")
+    parser.add_argument("--quality", choices=QUALITIES, help="as for restore.py (default: the config's settings)")
     parser.add_argument("--megapixels", type=float, nargs="+", default=[0.06, 0.25, 1, 4, 16])
     parser.add_argument("--tile", type=int, default=512, help="side of a tile in px")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--limit-gib", type=float, help="of the address space beyond what the libraries take")
+    parser.add_argument("--limit-gib", type=float, help="limit of the address space, in addition to the libraries")
     parser.add_argument("--one", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -46,28 +46,18 @@ def main() -> None:
     rate = best_rate()
     rows = []
     for megapixels in args.megapixels:
-        command = [
-            sys.executable,
-            __file__,
-            "--one",
-            str(megapixels),
-            "--tile",
-            str(args.tile),
-            "--repeats",
-            str(args.repeats),
-        ]
-        command += ["--ckpt", str(args.ckpt)] if args.ckpt else []
-        command += ["--quality", args.quality] if args.quality else []
-        command += ["--limit-gib", str(args.limit_gib)] if args.limit_gib else []
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        command = [sys.executable, __file__, "--one", megapixels, "--tile", args.tile, "--repeats", args.repeats]
+        for option, value in (("--ckpt", args.ckpt), ("--quality", args.quality), ("--limit-gib", args.limit_gib)):
+            command += [option, value] if value else []
+        done = subprocess.run([*map(str, command)], stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
-            raise SystemExit(f"{megapixels} megapixels failed, as said above")
+            raise SystemExit(f"{megapixels} megapixels failed, see the error above")
         row = json.loads(done.stdout)
         row["share_of_floor"] = round(row["gflop"] / rate / row["seconds"], 3)
         rows.append(row)
         print(row, flush=True)
     result: dict[str, Any] = {"best_gflop_per_s": round(rate, 1), "threads": torch.get_num_threads(), "sizes": rows}
-    large = [row for row in rows if row["megapixels"] * 1e6 >= LEAST_PIXELS_OF_THE_SLOPE]
+    large = [row for row in rows if row["megapixels"] * 1e6 >= MIN_PIXELS_FOR_SLOPE]
     if len(large) > 1:
         result["exponent"] = round(slope([(row["megapixels"], row["seconds"]) for row in large]), 3)
         print("exponent", result["exponent"])
@@ -108,7 +98,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
 
 
 def best_rate() -> float:
-    """GFLOP/s of the best of several large convolutions and a matrix product, float32."""
+    """Return the highest GFLOP/s of several large convolutions and a matrix product, float32."""
     rates = []
     for channels, side in ((32, 256), (64, 256), (128, 128)):
         inputs, weight = torch.randn(1, channels, side, side), torch.randn(channels, channels, 3, 3)
@@ -129,7 +119,7 @@ def fastest(action: Any) -> float:
 
 
 def slope(points: list[tuple[float, float]]) -> float:
-    """Least squares in logarithms."""
+    """Slope of a least-squares line through the logarithms."""
     xs, ys = [math.log(x) for x, _ in points], [math.log(y) for _, y in points]
     x_mean, y_mean = sum(xs) / len(xs), sum(ys) / len(ys)
     return sum((x - x_mean) * (y - y_mean) for x, y in zip(xs, ys, strict=True)) / sum((x - x_mean) ** 2 for x in xs)

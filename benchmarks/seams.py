@@ -1,11 +1,11 @@
-"""Do tiles show? Errors along their borders against errors elsewhere, and how far a tiled result is from the whole.
+"""Visibility of tiles: errors along their borders against errors elsewhere, and difference to the untiled result.
 
 python benchmarks/seams.py --ckpt runs/derain --data rain100l --root PATH --limit 10 --out benchmarks/results/seams.json
 
-`seam_ratio` is the mean step of the error (restored - clean) across the lines where neighbouring tiles meet, over that
-across all other lines; and this over the same of the restoration without tiles, as pictures have more edges at some
-lines than at others. 1 is no seam, or no second tile. `from_whole` are the mean and the largest difference to the
-restoration without tiles, in 8-bit levels. One sample each.
+`seam_ratio` is the mean step of the error (restored - clean) across the lines where tiles meet, divided by that across
+all other lines, and normalised by the same ratio without tiles, because pictures have more edges at some lines. 1: no
+seam, or a single tile. `mean_from_whole` and `largest_from_whole` are the differences to the untiled result in 8-bit
+levels. One sample each.
 """
 
 import argparse
@@ -32,7 +32,7 @@ TILINGS = {
     "tiles of 128 px, 32 px overlap": TilingConfig(tile_size_px=128, tile_overlap_px=32),
     "tiles of 256 px, 32 px overlap": TilingConfig(tile_size_px=256, tile_overlap_px=32),
     "tiles of 512 px, no overlap": TilingConfig(tile_size_px=512, tile_overlap_px=0, window="box"),
-    "tiles of 512 px, 64 px overlap": TilingConfig(tile_size_px=512, tile_overlap_px=64),  # what the shipped weights do
+    "tiles of 512 px, 64 px overlap": TilingConfig(tile_size_px=512, tile_overlap_px=64),  # as the shipped weights
     "shifted grid of 128 px": TilingConfig(tile_size_px=128, grid="shifted"),
 }
 
@@ -56,11 +56,11 @@ def main() -> None:
         config = replace(config, sampler=replace(config.sampler, num_steps=num_steps, num_samples=1))
         whole_config = replace(config, tiling=TilingConfig(tile_size_px=0))
         whole = build.restorer(whole_config, model, CPU, "float32")
-        wholes = [whole.restore(pair.degraded[None], [pair.name]) for pair in pairs]
+        wholes = [whole.restore(pair.degraded[None], [pair.name]) for pair in pairs]  # pyright: ignore[reportOptionalSubscript]
         result[f"{num_steps} steps"] = {"whole": {"psnr": mean_psnr(wholes, [pair.clean for pair in pairs])}}
         for name, tiling in TILINGS.items():
             restorer = build.restorer(replace(config, tiling=tiling), model, CPU, "float32")
-            found = [restorer.restore(pair.degraded[None], [pair.name]) for pair in pairs]
+            found = [restorer.restore(pair.degraded[None], [pair.name]) for pair in pairs]  # pyright: ignore[reportOptionalSubscript]
             ratios = [
                 seam_ratio(f[0] - p.clean, tiling) / seam_ratio(w[0] - p.clean, tiling)
                 for f, w, p in zip(found, wholes, pairs, strict=True)
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def seam_ratio(error: Tensor, tiling: TilingConfig) -> float:
-    """`error`: (3, H, W). Along both axes; without a second tile 1."""
+    """Ratio over both axes of an error (3, H, W); 1 for a single tile."""
     at_seams, elsewhere = [], []
     for axis in (-2, -1):
         steps = error.diff(dim=axis).abs().mean(dim=[dim for dim in (-3, -2, -1) if dim != axis])
@@ -91,8 +91,8 @@ def seam_ratio(error: Tensor, tiling: TilingConfig) -> float:
 
 
 def borders(length: int, tiling: TilingConfig) -> list[int]:
-    """Where one tile begins to weigh more than its neighbour: i, for the line between positions i and i + 1."""
-    if tiling.grid == "shifted":  # of the first step; the others have other borders
+    """Return all i where the tile with the largest weight changes between positions i and i + 1."""
+    if tiling.grid == "shifted":  # the grid of the first step
         cuts = shifted_cuts(length, tiling.tile_size_px, 0.0, CPU)
     else:
         cuts = overlapping_cuts(length, tiling.tile_size_px, tiling.tile_overlap_px, tiling.window, CPU)

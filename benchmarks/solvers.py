@@ -1,9 +1,9 @@
-"""Which solvers, ladders, starts, ends and averages pay for restoration: one network, genuine pairs, many settings.
+"""Compare solvers, timestep spacings, start and stop times and averages: one network, the same pairs.
 
 python benchmarks/solvers.py --ckpt runs/derain --data rain100l --root PATH --every 5 --out FILE.json
 
-Each line is the mean over the same images: PSNR-Y (y_matlab), SSIM-Y, LPIPS where its weights are at hand, network
-calls, and the median of seconds per image.
+Each line is the mean over the same images: PSNR-Y (y_matlab), SSIM-Y, LPIPS if its weights are found, and the median
+of seconds per image.
 """
 
 import argparse
@@ -44,7 +44,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mean of 4, two mirrored, ddim, 4 steps": {"num_steps": 4, "num_samples": 4, "mirror": True},
     "mean of 8, four mirrored, ddim, 1 step": {"num_steps": 1, "num_samples": 8, "mirror": True},
 }
-"""One sample, not mirrored, unless they say otherwise; all else as the checkpoint's config says."""
+"""Changes to the checkpoint's sampler with one sample and no mirroring."""
 
 
 def main() -> None:

@@ -1,10 +1,10 @@
-"""How fast: training, restoring a 720x480 photograph, and what sampler and tiles add to the bare network calls.
+"""Speed of training, of restoring a 720x480 photograph, and the overhead of sampler and tiles over network calls.
 
 python benchmarks/speed.py --sizes tiny --out benchmarks/results/speed_tiny_cpu.json
 python benchmarks/speed.py --sizes base --steps 1 --tiles 256 --repeats 1 --out benchmarks/results/speed_base_cpu.json
 
-Weights are random: speed does not depend on them. Each figure is a median; each ratio is taken within one run, A and B
-in turn.
+Weights are random, because speed does not depend on them. Each figure is a median; the two sides of a ratio alternate
+within one run.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def training(config: ExperimentConfig, device: torch.device) -> dict[str, Any]:
-    """Forward and backward of one batch; the update of AdamW and the averaged weights are not in it."""
+    """Forward and backward pass of one batch, without optimizer and averaging."""
     batches = build.batches(config, build.training_sets(config)[0])
     optimisation = Optimisation(build.network(config), build.diffusion(config), config.training, 0, device)
     cost = measure_cost(optimisation, list(islice(batches.iter_from(0), config.training.num_micro_batches)))
@@ -78,7 +78,7 @@ def restoring(
 
 
 def overhead(config: ExperimentConfig, device: torch.device, num_steps: int, tile: int, repeats: int) -> dict[str, Any]:
-    """The whole restoration against the same network calls alone, in turn."""
+    """Time of a restoration divided by that of its network calls alone."""
     restorer, model = build_restorer(config, device, num_steps, tile)
     calls: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     forward = model.forward
@@ -115,7 +115,7 @@ def build_restorer(
 
 
 def timed(actions: Sequence[Callable[[], object]], device: torch.device, repeats: int) -> list[float]:
-    """Median seconds of each action, run in turn, after one warm-up of each."""
+    """Median seconds of each action, alternating, after one warm-up each."""
     seconds: list[list[float]] = [[] for _ in actions]
     for repeat in range(repeats + 1):
         for action, record in zip(actions, seconds, strict=True):

@@ -11,17 +11,12 @@ PATCH, STRIDE, NUM_STEPS = 64, 16, 25
 
 
 def their_sampler(clone: Path) -> Callable[..., Tensor]:
-    """Their `generalized_steps_overlapping` of the linear schedule, on the device of its input instead of "cuda"."""
+    """Return their `generalized_steps_overlapping`, linear schedule, on the input's device instead of "cuda"."""
     source = load_source(
         clone / "utils/sampling.py", drop=("import utils.logging",), edit=("to('cuda')", "to(x.device)")
     )
 
-    def sample(
-        network: Callable[..., Tensor],
-        degraded: Tensor,
-        noise: Tensor,
-        num_steps: int = NUM_STEPS,
-    ) -> Tensor:
+    def sample(network: Callable[..., Tensor], degraded: Tensor, noise: Tensor, num_steps: int = NUM_STEPS) -> Tensor:
         rows, columns = (range(0, side - PATCH + 1, STRIDE) for side in degraded.shape[-2:])
         corners = [(row, column) for row in rows for column in columns]
         levels, betas = range(0, 1000, 1000 // num_steps), torch.linspace(1e-4, 0.02, 1000)
@@ -33,23 +28,15 @@ def their_sampler(clone: Path) -> Callable[..., Tensor]:
 
 
 def their_network(clone: Path) -> torch.nn.Module:
-    """Of their configs/allweather.yml."""
-    model = types.SimpleNamespace(
-        ch=128,
-        out_ch=3,
-        ch_mult=[1, 2, 3, 4],
-        num_res_blocks=2,
-        attn_resolutions=[16],
-        dropout=0.0,
-        in_channels=3,
-        resamp_with_conv=True,
-    )
+    """Return the network of their configs/allweather.yml."""
+    layers = {"ch": 128, "out_ch": 3, "ch_mult": [1, 2, 3, 4], "num_res_blocks": 2, "attn_resolutions": [16]}
+    model = types.SimpleNamespace(**layers, dropout=0.0, in_channels=3, resamp_with_conv=True)
     config = types.SimpleNamespace(data=types.SimpleNamespace(image_size=PATCH, conditional=True), model=model)
     return load_source(clone / "models/unet.py").DiffusionUNet(config).eval()
 
 
 def load_source(path: Path, drop: tuple[str, ...] = (), edit: tuple[str, str] = ("", "")) -> types.ModuleType:
-    """A file of theirs as a module, without the lines that hold one of `drop`."""
+    """Load a source file as a module, without lines that contain one of `drop`, with `edit` = (old, new)."""
     lines = [line for line in path.read_text().splitlines() if not any(part in line + "\n" for part in drop)]
     module = types.ModuleType(path.stem)
     exec(compile("\n".join(lines).replace(*edit), str(path), "exec"), module.__dict__)

@@ -1,1 +1,1 @@
-"""What is wrong with a machine, or with a data set: checks that find it, none of which changes anything."""
+"""Checks of a machine and of data sets. No check changes a file."""

@@ -1,4 +1,7 @@
-"""Whether this machine can train, test and restore. Nothing heavy is imported before it is known to be whole."""
+"""Checks whether this machine can train, test and restore, and the result type of all checks.
+
+Torch is imported only after a separate process has imported torch and torchvision together.
+"""
 
 import importlib.util
 import os
@@ -7,13 +10,38 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
 from restore_diff.config import ExperimentConfig
-from restore_diff.doctor.sets import Check, Status
+from restore_diff.data.names import first_names
 from restore_diff.files import replace_atomically
+
+Status = Literal["ok", "note", "warn", "FAIL"]
+"""note: no fault, for information. warn: a score may be misleading. FAIL: training or testing will not work."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """The result of one check."""
+
+    subject: str
+    """"machine", or the data set."""
+    name: str
+    status: Status
+    text: str
+    advice: str = ""
+    items: Sequence[str] = ()
+    """All files or pairs concerned; `line` shows the first ten."""
+
+    def line(self) -> str:
+        """One line: status, name, finding, advice."""
+        named = f": {first_names(self.items)}" if self.items else ""
+        return f"{self.status:4}  {self.name:10}  {self.text}{named}{f'; {self.advice}' if self.advice else ''}"
+
 
 PACKAGES = ("restore_diff", "torch", "torchvision", "numpy", "pillow", "scikit-image", "kornia")
 EXTRAS = {
@@ -23,7 +51,7 @@ EXTRAS = {
     "onnxruntime": "export, checked",
 }
 PREFETCHED = 4
-"""Batches that each worker process keeps ready."""
+"""Batches that each worker process prefetches."""
 BYTES_PER_PARAMETER = 16
 """In a checkpoint: weights, averaged weights and the two moments of AdamW, float32."""
 GIB = 2**30
@@ -31,7 +59,7 @@ IMPORT_PAIR = "import torch, torchvision; torchvision.ops.nms(torch.zeros(1, 4),
 
 
 def check_machine(config: ExperimentConfig, is_chosen: bool, device: str, runs: Path) -> Iterator[Check]:
-    """The checks one after the other; `is_chosen`: the user named the config, so what it needs must be there."""
+    """Yield all checks. `is_chosen`: the user named the config, so too little disk space for it is a failure."""
     yield _found("versions", "ok", f"python {platform.python_version()}, {', '.join(map(_version, PACKAGES))}")
     pair = _torch_pair()
     yield pair
@@ -39,15 +67,11 @@ def check_machine(config: ExperimentConfig, is_chosen: bool, device: str, runs: 
     yield _run_folder(runs)
     yield _extras()
     if pair.status == "FAIL":
-        yield _found("rest", "note", "device, disk space and LPIPS were not looked at: they need torch and torchvision")
+        yield _found("rest", "note", "device, disk space and LPIPS were not checked: they need torch and torchvision")
         return
-    looks: tuple[Callable[[], Check], ...] = (
-        lambda: _device(device),
-        lambda: _disk(config, is_chosen, runs),
-        lambda: _lpips(config),
-    )
-    for look in looks:
-        yield look()
+    yield _device(device)
+    yield _disk(config, is_chosen, runs)
+    yield _lpips(config)
 
 
 def _found(name: str, status: Status, text: str, advice: str = "") -> Check:
@@ -62,16 +86,15 @@ def _version(package: str) -> str:
 
 
 def _torch_pair() -> Check:
-    """In a process of its own: with the wrong torchvision the import itself fails, or worse."""
+    """Import both in a separate process, because an incompatible torchvision can crash the interpreter."""
     command = [sys.executable, "-c", IMPORT_PAIR]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return _found("torch", "FAIL", f"torch and torchvision could not be tried: {error}")
+        return _found("torch", "FAIL", f"torch and torchvision could not be imported: {error}")
     if done.returncode == 0:
-        return _found("torch", "ok", "torch and torchvision fit each other")
-    lines = done.stderr.strip().splitlines()
-    reason = lines[-1] if lines else f"the process ended with {done.returncode}"
+        return _found("torch", "ok", "torch and torchvision are compatible")
+    reason = (done.stderr.strip().splitlines() or [f"the process exited with {done.returncode}"])[-1]
     advice = "install both in one command and from one index: pip install --force-reinstall torch torchvision"
     return _found("torch", "FAIL", f"torch and torchvision do not work together: {reason}", advice)
 
@@ -88,15 +111,16 @@ def _device(name: str) -> Check:
     except DeviceError as error:
         return _found("device", "FAIL", str(error))
     if device.type == "cpu":
-        cores = f"CPU only, {_num_cores()} cores, {torch.get_num_threads()} threads"
+        num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = f"CPU only, {num_cores} cores, {torch.get_num_threads()} threads"
         driver = next((str(w.message).splitlines()[0] for w in caught if "driver" in str(w.message).lower()), "")
         if driver:
             return _found("device", "warn", f"{cores}; the GPU cannot be used: {driver}", "update the NVIDIA driver")
-        return _found("device", "note", f"{cores}; training is for a GPU, `tiny` and restoring work here")
+        return _found("device", "note", f"{cores}; restoring and training `tiny` work; other training needs a GPU")
     try:
         layer = torch.nn.Conv2d(3, 8, 3, padding=1).to(device)
         is_finite = bool(layer(torch.rand(1, 3, 32, 32, device=device)).isfinite().all())
-    except (RuntimeError, AssertionError) as error:  # no kernels for this GPU, a driver that does not fit, no memory
+    except (RuntimeError, AssertionError) as error:  # no kernels for this GPU, wrong driver, no memory
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return _found("device", "FAIL", f"{device} fails at a small convolution: {reason}", "update driver or torch")
     if not is_finite:
@@ -107,18 +131,14 @@ def _device(name: str) -> Check:
     return _found("device", "ok", f"{torch.cuda.get_device_name(device)} with {memory:.0f} GiB works")
 
 
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _shared_memory(config: ExperimentConfig, folder: Path = Path("/dev/shm")) -> Check:
-    """Crops travel from the workers through it; where it is full, a worker dies of a bus error."""
+    """Workers pass crops through shared memory; a worker crashes with a bus error when it is full."""
     data, training = config.data, config.training
     batch_bytes = training.batch_size // training.num_micro_batches * 2 * 3 * 4 * data.crop_size_px**2
     needed = data.num_workers * PREFETCHED * batch_bytes
     use = f"{data.num_workers} workers x {PREFETCHED} batches of {batch_bytes / 2**20:.0f} MiB"
     if not folder.is_dir():
-        return _found("memory", "note", f"this system has no {folder}; {use} go through its own shared memory")
+        return _found("memory", "note", f"this system has no {folder}; {use} use its own shared memory")
     free = shutil.disk_usage(folder).free
     text = f"{free / 2**20:.0f} MiB of shared memory free, {use} need {needed / 2**20:.0f}"
     if free >= needed:
@@ -131,17 +151,18 @@ def _run_folder(runs: Path) -> Check:
     folder = _existing(runs)
     trial = folder / f".doctor-{os.getpid()}"
     try:
-        replace_atomically(trial, b"whole")
-        is_whole = trial.read_bytes() == b"whole"
+        replace_atomically(trial, b"content")
+        is_intact = trial.read_bytes() == b"content"
         trial.unlink()
     except OSError as error:
-        advice = "choose a folder that you may write to, on a disk that works"
+        advice = "choose a writable folder on an intact disk"
         return _found("run folder", "FAIL", f"{folder.resolve()}: {error.strerror or error}", advice)
-    status: Status = "ok" if is_whole else "FAIL"
-    return _found("run folder", status, f"{folder.resolve()}: write, sync and rename {'work' if is_whole else 'fail'}")
+    status: Status = "ok" if is_intact else "FAIL"
+    return _found("run folder", status, f"{folder.resolve()}: write, sync and rename {'work' if is_intact else 'fail'}")
 
 
 def _existing(folder: Path) -> Path:
+    """The folder, or its nearest existing parent."""
     return next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
 
 
@@ -152,7 +173,7 @@ def _disk(config: ExperimentConfig, is_chosen: bool, runs: Path) -> Check:
 
     with torch.device("meta"):
         num_parameters = sum(parameter.numel() for parameter in make_network(config.model).parameters())
-    num_files = config.training.num_checkpoints_kept + 2  # the best one, and the one that is being written
+    num_files = config.training.num_checkpoints_kept + 2  # the best checkpoint and the one being written
     one = num_parameters * BYTES_PER_PARAMETER
     free = shutil.disk_usage(_existing(runs)).free
     model = f"{num_parameters / 1e6:.1f} M parameters{'' if is_chosen else ' (default model)'}"
@@ -171,15 +192,16 @@ def _lpips(config: ExperimentConfig) -> Check:
     except ValueError as error:
         return _found("LPIPS", "warn", str(error))
     if metric is None:
-        return _found("LPIPS", "note", "evaluation.lpips is none: it is not computed")
+        return _found("LPIPS", "note", "evaluation.lpips is none: LPIPS is not computed")
     if isinstance(metric, build.MetricUnavailable):
-        return _found("LPIPS", "warn", "no weights, so test.py leaves it out", str(metric))
+        return _found("LPIPS", "warn", "no weights, test.py omits LPIPS", str(metric))
     return _found("LPIPS", "ok", f"weights of {metric.net} found, sha256 {metric.sha256[:8]}")
 
 
 def _extras() -> Check:
-    present = {package: importlib.util.find_spec(package) is not None for package in EXTRAS}
+    missing = [package for package in EXTRAS if importlib.util.find_spec(package) is None]
     listed = ", ".join(
-        f"{package} {'found' if present[package] else f'missing ({EXTRAS[package]})'}" for package in EXTRAS
+        f"{package} missing ({purpose})" if package in missing else f"{package} found"
+        for package, purpose in EXTRAS.items()
     )
-    return _found("extras", "ok" if all(present.values()) else "note", f"optional: {listed}")
+    return _found("extras", "note" if missing else "ok", f"optional: {listed}")

@@ -1,51 +1,26 @@
-"""Checks of data sets."""
+"""Checks of data sets: file names, unreadable files, sizes, mispaired images, duplicates, train-test leaks."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
 
 from restore_diff.data.cards import CardConfig, SplitConfig, find_cards, folder_of, load_card
-from restore_diff.data.decoding import ImageError
 from restore_diff.data.images import read_rgb_uint8
 from restore_diff.data.leaks import Fingerprint, Match, descriptors, find_matches, fingerprint, is_plain
-from restore_diff.data.names import DataError, PairPath, first_names, list_images
+from restore_diff.data.names import DataError, ImageError, PairPath, list_images
 from restore_diff.data.pairs import MOST_CROPPED_PX, PairList, Split, find_pairs
+from restore_diff.doctor.machine import Check, Status
 
-# What one look at something found.
-
-Status = Literal["ok", "note", "warn", "FAIL"]
-"""note: nothing is wrong, but good to know. warn: a number may not mean what it seems to. FAIL: it will not work."""
-
-
-@dataclass(frozen=True)
-class Check:
-    subject: str
-    """"machine", or the data set."""
-    name: str
-    status: Status
-    text: str
-    advice: str = ""
-    """What to do about it."""
-    items: Sequence[str] = ()
-    """All files or pairs that are meant; a line shows the first of them."""
-
-    def line(self) -> str:
-        """One line: status, name, what was found, what to do."""
-        named = f": {first_names(self.items)}" if self.items else ""
-        return f"{self.status:4}  {self.name:10}  {self.text}{named}{f'; {self.advice}' if self.advice else ''}"
-
-    def plain(self) -> dict[str, Any]:
-        """Plain values for JSON, with every item."""
-        return vars(self) | {"items": list(self.items)}
-
-
-# Every file of a data set decoded once, as training and scoring decode it.
+SPLITS: tuple[Split, ...] = ("train", "test")
+MIN_PAIR_SIMILARITY = 0.35
+"""Least correlation of the descriptors of a degraded image and its clean one, measured in docs/doctor.md."""
+CLEAR_SIMILARITY = 0.6
+"""Least correlation at which another clean image is named as the probable partner."""
 
 
 @dataclass(frozen=True)
@@ -55,53 +30,140 @@ class Picture:
     is_grey: bool
     fingerprint: Fingerprint
 
+    def size(self) -> str:
+        return f"{self.width}x{self.height}"
+
 
 @dataclass
 class Survey:
-    """What the files hold: each is in one of the first two."""
+    """The content of all files; each file is in `pictures` or in `unreadable`."""
 
     pictures: dict[Path, Picture] = field(default_factory=dict)
     unreadable: dict[Path, str] = field(default_factory=dict)
     psnr: dict[str, float] = field(default_factory=dict)
-    """dB of degraded against clean, by the name of the pair; infinite where they are equal."""
+    """dB of degraded against clean by the name of the pair; infinite where they are equal."""
 
 
-def survey(pairs: Iterable[PairPath], num_threads: int, on_read: Callable[[int], object]) -> Survey:
-    """Decode all files, each clean one once; `on_read` hears how many files were done."""
+@dataclass(frozen=True)
+class DataSet:
+    """One split of a source, with all files decoded."""
+
+    label: str
+    split: Split | None
+    """None: the folder does not indicate its split."""
+    pairs: PairList | None
+    """None where the files could not be paired."""
+    error: str
+    files: tuple[PairPath, ...]
+    """The pairs; without pairs, each image of the folders alone."""
+    survey: Survey
+
+    def readable_pairs(self) -> list[tuple[PairPath, Picture, Picture]]:
+        """(pair, degraded picture, clean picture) of all pairs whose two files were decoded."""
+        found = self.survey.pictures
+        both = ((pair, found.get(pair.degraded or pair.clean), found.get(pair.clean)) for pair in self.files)
+        return [(pair, a, b) for pair, a, b in both if pair.degraded is not None and a is not None and b is not None]
+
+    def clean(self) -> dict[Path, Fingerprint]:
+        """Decoded clean files, each once, in the order of the pairs."""
+        paths = dict.fromkeys(pair.clean for pair in self.files)
+        return {path: self.survey.pictures[path].fingerprint for path in paths if path in self.survey.pictures}
+
+    def duplicates(self) -> list[Match]:
+        """Matches among `clean`, with a progress bar."""
+        prints = list(self.clean().values())
+        with tqdm(
+            total=len(prints), unit="picture", desc=f"{self.label}: duplicates", leave=False, disable=None
+        ) as bar:
+            return find_matches(prints, None, bar.update)
+
+
+def data_sets(source: str, root: Path, num_threads: int) -> Iterator[DataSet]:
+    """Decode the splits of `source` that are on the disk; one data set with an error where there are none."""
+    for split in _splits(source, root):
+        label = f"{source} {split}" if split else source
+        try:
+            pairs, error = find_pairs(source, split or "test", root), ""
+            files = pairs.pairs
+        except DataError as reason:
+            pairs, error, files = None, str(reason), _files_below(source, split)
+        num_files = len({path for pair in files for path in (pair.clean, pair.degraded) if path is not None})
+        with tqdm(total=num_files, unit="file", desc=label, disable=None) as bar:
+            yield DataSet(label, split, pairs, error, files, _survey(files, num_threads, bar))
+
+
+def _splits(source: str, root: Path) -> Sequence[Split | None]:
+    if source in find_cards():
+        try:
+            return _splits_of_card(load_card(find_cards()[source]), root)
+        except DataError:
+            return [None]  # find_pairs raises it again
+    folder = Path(source).expanduser()
+    return [split for split in SPLITS if (folder / split).is_dir()] or [None]
+
+
+def _splits_of_card(card: CardConfig, root: Path) -> Sequence[Split]:
+    """The splits with files on the disk; without any, the last split of the card."""
+    known: list[Split] = [split for split in SPLITS if getattr(card, split) is not None]
+    return [split for split in known if _is_on_disk(getattr(card, split), root)] or known[-1:]
+
+
+def _is_on_disk(split: SplitConfig, root: Path) -> bool:
+    return bool(split.parts) or any(
+        all((folder_of(layout, root) / side).is_dir() for side in (layout.clean, layout.degraded) if side is not None)
+        for layout in split.layouts
+    )
+
+
+def _files_below(source: str, split: Split | None) -> tuple[PairPath, ...]:
+    """Every image of a folder, or of two "DEGRADED:CLEAN", whose names could not be paired."""
+    halves = [[source[:at], source[at + 1 :]] for at, char in enumerate(source) if char == ":"]
+    candidates = [[Path(source).expanduser() / (split or "")]]
+    candidates += [[Path(half).expanduser() for half in both] for both in halves]
+    files: dict[Path, PairPath] = {}
+    for folder in next((those for those in candidates if all(path.is_dir() for path in those)), []):
+        try:
+            files |= {path: PairPath(None, path, name) for name, path in list_images(folder).items()}
+        except DataError:
+            continue
+    return tuple(files.values())
+
+
+def _survey(pairs: Iterable[PairPath], num_threads: int, bar: tqdm) -> Survey:
+    """Decode all files as training does, each clean one once."""
     by_clean: dict[Path, list[PairPath]] = {}
     for pair in pairs:
         by_clean.setdefault(pair.clean, []).append(pair)
     found = Survey()
-    with ThreadPoolExecutor(num_threads) as pool:  # Pillow and numpy work outside the interpreter's lock
-        waiting = [pool.submit(_read_all, clean, those) for clean, those in by_clean.items()]
+    with ThreadPoolExecutor(num_threads) as pool:  # Pillow and numpy release the interpreter lock
+        waiting = [pool.submit(_read_group, clean, group) for clean, group in by_clean.items()]
         try:
             for done in as_completed(waiting):
                 part = done.result()
                 found.pictures |= part.pictures
                 found.unreadable |= part.unreadable
                 found.psnr |= part.psnr
-                on_read(len(part.pictures) + len(part.unreadable))
+                bar.update(len(part.pictures) + len(part.unreadable))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return found
 
 
-def _read_all(clean: Path, pairs: list[PairPath]) -> Survey:
-    """A clean file and all degraded ones that belong to it."""
+def _read_group(clean: Path, pairs: list[PairPath]) -> Survey:
+    """Decode a clean file and all its degraded versions."""
     found = Survey()
-    of_clean = _read(clean, found)
+    expected = _read(clean, found)
     for pair in pairs:
-        if pair.degraded is None:
-            continue
-        pixels = _read(pair.degraded, found)
-        if pixels is not None and of_clean is not None and pixels.shape == of_clean.shape:
-            found.psnr[pair.name] = _psnr(pixels, of_clean)
+        pixels = _read(pair.degraded, found) if pair.degraded is not None else None
+        if pixels is not None and expected is not None and pixels.shape == expected.shape:
+            squared = np.square(pixels.astype(np.float32) - expected).mean(dtype=np.float64)
+            found.psnr[pair.name] = 10 * math.log10(255**2 / squared) if squared else math.inf
     return found
 
 
 def _read(path: Path, found: Survey) -> np.ndarray | None:
-    """The pixels, uint8 (H,W,3), noted in `found`; None where there are none."""
+    """Return the pixels, uint8 (H,W,3), or None where the file cannot be decoded, and record it in `found`."""
     try:
         pixels = np.ascontiguousarray(read_rgb_uint8(path).permute(1, 2, 0).numpy())
     except ImageError as error:
@@ -112,332 +174,171 @@ def _read(path: Path, found: Survey) -> np.ndarray | None:
     return pixels
 
 
-def _psnr(first: np.ndarray, second: np.ndarray) -> float:
-    squared = np.square(first.astype(np.float32) - second).mean(dtype=np.float64)
-    return 10 * math.log10(255**2 / squared) if squared else math.inf
-
-
-# From what a user names to the data sets that are looked at: a card and a folder may hold two, train and test.
-
-SPLITS: tuple[Split, ...] = ("train", "test")
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """One split of a source. Where its pairs cannot be told, its files are still looked at, each on its own."""
-
-    label: str
-    split: Split | None
-    """None: a folder that does not say what it is for."""
-    pairs: PairList | None
-    error: str = ""
-    loose: tuple[PairPath, ...] = ()
-    survey: Survey | None = None
-
-    def files(self) -> tuple[PairPath, ...]:
-        return self.pairs.pairs if self.pairs else self.loose
-
-    def surveyed(self, survey: Survey) -> "DataSet":
-        return replace(self, survey=survey)
-
-
-def data_sets(source: str, root: Path) -> list[DataSet]:
-    """The splits of `source` that are on the disk; one with an error where nothing is."""
-    found = [_load(source, split, root) for split in _splits(source, root)]
-    return [replace(one, label=f"{source} {one.split}" if one.split else source) for one in found]
-
-
-def _splits(source: str, root: Path) -> list[Split | None]:
-    if source in find_cards():
-        try:
-            return _splits_of_card(load_card(find_cards()[source]), root)
-        except DataError:
-            return [None]  # loading it again says what is wrong
-    folder = Path(source).expanduser()
-    inside: list[Split | None] = [split for split in SPLITS if (folder / split).is_dir()]
-    return inside or [None]
-
-
-def _splits_of_card(card: CardConfig, root: Path) -> list[Split | None]:
-    """Those of which there is something on the disk; if of none, one that the card has."""
-    known: list[Split | None] = [split for split in SPLITS if getattr(card, split) is not None]
-    return [split for split in known if _is_on_disk(getattr(card, str(split)), root)] or known[-1:]
-
-
-def _is_on_disk(split: SplitConfig, root: Path) -> bool:
-    places = [(folder_of(layout, root), layout) for layout in split.layouts]
-    return bool(split.parts) or any(
-        (base / layout.clean).is_dir() and (layout.degraded is None or (base / layout.degraded).is_dir())
-        for base, layout in places
-    )
-
-
-def _load(source: str, split: Split | None, root: Path) -> DataSet:
-    try:
-        return DataSet(source, split, find_pairs(source, split or "test", root))
-    except DataError as error:
-        return DataSet(source, split, None, str(error), _files_below(source, split))
-
-
-def _files_below(source: str, split: Split | None) -> tuple[PairPath, ...]:
-    """Every image of a folder, or of two, that cannot be told to be pairs."""
-    halves = [(source[:at], source[at + 1 :]) for at, char in enumerate(source) if char == ":"]
-    candidates = [[Path(source).expanduser() / (split or "")]]
-    candidates += [[Path(half).expanduser() for half in both] for both in halves]
-    folders = next((those for those in candidates if all(path.is_dir() for path in those)), [])
-    files: dict[Path, PairPath] = {}
-    for folder in folders:
-        try:
-            files |= {path: PairPath(None, path, name) for name, path in list_images(folder).items()}
-        except DataError:
-            continue
-    return tuple(files.values())
-
-
-# Pictures of one data set in another: what is trained on must not be tested on.
-
-
-def clean_files(one: DataSet) -> list[Path]:
-    """Its clean files that could be read, each once, in the order of the pairs."""
-    assert one.survey is not None
-    return [path for path in dict.fromkeys(pair.clean for pair in one.files()) if path in one.survey.pictures]
-
-
-def fingerprints(one: DataSet) -> list[Fingerprint]:
-    """Of `clean_files`."""
-    assert one.survey is not None
-    return [one.survey.pictures[path].fingerprint for path in clean_files(one)]
-
-
-def matches_within(one: DataSet) -> list[Match]:
-    """Among `clean_files`, with a progress bar."""
-    prints = fingerprints(one)
-    with tqdm(total=len(prints), unit="picture", desc=f"{one.label}: duplicates", leave=False, disable=None) as bar:
-        return find_matches(prints, None, bar.update)
-
-
-def matches_between(first: DataSet, second: DataSet) -> list[Match]:
-    """Of the clean files of both, with a progress bar."""
-    others = fingerprints(second)
-    label = f"{first.label} / {second.label}: leaks"
-    with tqdm(total=len(others), unit="picture", desc=label, leave=False, disable=None) as bar:
-        return find_matches(fingerprints(first), others, bar.update)
-
-
-def check_leaks(first: DataSet, second: DataSet) -> list[Check]:
-    """The clean pictures that both hold: the same ones are a failure, other views of a scene a warning.
-
-    Two sets that are both for training, or both for testing, may share what they like.
-    """
-    subject = f"{first.label} / {second.label}"
-    files, others = clean_files(first), clean_files(second)
-    matches = matches_between(first, second)
-    checks = []
-    same = [match for match in matches if match.kind != "same scene"]
-    if same:
-        num = len({match.second for match in same})
-        text = f"{num} of {len(others)} clean pictures of {second.label} are also in {first.label}"
-        named = [described(match, files, others) for match in same]
-        if first.split is not None and first.split == second.split:
-            checks.append(Check(subject, "shared", "note", text, f"both are to {first.split}", named))
-        else:
-            advice = "keep them out of training, or divide anew by --split"
-            checks.append(Check(subject, "leaks", "FAIL", text, advice, named))
+def check_leaks(first: DataSet, second: DataSet) -> Iterator[Check]:
+    """Find clean pictures that are in both sets. Equal pictures are a failure unless both sets are of one split."""
+    subject, ours, theirs = f"{first.label} / {second.label}", first.clean(), second.clean()
+    with tqdm(total=len(theirs), unit="picture", desc=f"{subject}: leaks", leave=False, disable=None) as bar:
+        matches = find_matches(list(ours.values()), list(theirs.values()), bar.update)
+    equal = [match for match in matches if match.kind != "same scene"]
+    text = f"{len({match.second for match in equal})} of {len(theirs)} clean pictures of {second.label} are also in "
+    named = _described(equal, list(ours), list(theirs))
+    if not equal:
+        yield Check(subject, "leaks", "ok", f"no clean picture in both, {len(ours)} x {len(theirs)} compared")
+    elif first.split is not None and first.split == second.split:
+        yield Check(subject, "shared", "note", text + first.label, f"both are for {first.split}", named)
     else:
-        text = f"none of {len(files)} x {len(others)} clean pictures is in both"
-        checks.append(Check(subject, "leaks", "ok", text))
-    scenes = [described(match, files, others) for match in matches if match.kind == "same scene"]
+        advice = "exclude them from training, or write a new split with --split"
+        yield Check(subject, "leaks", "FAIL", text + first.label, advice, named)
+    scenes = _described([match for match in matches if match.kind == "same scene"], list(ours), list(theirs))
     if scenes:
         text = f"{len(scenes)} pairs of clean pictures show nearly the same scene"
-        checks.append(Check(subject, "scenes", "warn", text, "look at them; frames of one film leak too", scenes))
-    return checks
+        yield Check(subject, "scenes", "warn", text, "inspect them; frames of one film are leaks too", scenes)
 
 
-def described(match: Match, first: Sequence[Path], second: Sequence[Path]) -> str:
-    """`a.png = b.png (same picture, mirrored left to right, similarity 0.96)`"""
-    names = [first[match.first], second[match.second]]
-    shown = [path.name for path in names]
-    if shown[0] == shown[1]:
-        shown = ["/".join(path.parts[-3:]) for path in names]
-    more = [match.kind, match.turn, "" if match.kind == "same pixels" else f"similarity {match.similarity:.2f}"]
-    return f"{shown[0]} = {shown[1]} ({', '.join(part for part in more if part)})"
-
-
-# What is wrong within one data set: names, files, sizes, pairs of different pictures, pictures that come twice.
-
-LEAST_LIKE = 0.35
-"""Descriptors of a degraded image and its clean one are more alike than this, see docs/doctor.md."""
-CLEARLY_LIKE = 0.6
+def _described(matches: Sequence[Match], first: Sequence[Path], second: Sequence[Path]) -> list[str]:
+    """For each match `a.png = b.png (same picture, mirrored left to right, similarity 0.96)`."""
+    lines = []
+    for match in matches:
+        paths = first[match.first], second[match.second]
+        is_ambiguous = paths[0].name == paths[1].name
+        names = " = ".join("/".join(path.parts[-3:]) if is_ambiguous else path.name for path in paths)
+        similarity = "" if match.kind == "same pixels" else f"similarity {match.similarity:.2f}"
+        lines.append(f"{names} ({', '.join(filter(None, (match.kind, match.turn, similarity)))})")
+    return lines
 
 
 def check_set(one: DataSet, crop_size_px: int) -> Iterator[Check]:
-    """The checks of a data set whose files were read."""
-    assert one.survey is not None
-    yield _layout(one)
-    if one.pairs:
-        yield from (Check(one.label, "known", "note", note) for note in one.pairs.notes)
-    yield _readable(one, one.survey)
+    """Check one data set alone."""
+    yield _names(one)
+    for note in one.pairs.notes if one.pairs else ():
+        yield Check(one.label, "known", "note", note)
+    yield _readable(one)
     if not one.survey.pictures:
         return
-    yield _sizes(one, one.survey)
-    yield from _crops(one, one.survey, crop_size_px)
-    yield _colours(one, one.survey)
+    yield _sizes(one)
+    if one.split != "test":  # only training takes crops
+        yield _crops(one, crop_size_px)
+    yield _colours(one)
     if one.pairs:
-        yield from _pairs(one, one.survey)
-        yield from _repeated(one, one.survey)
+        yield from _pairs(one)
+        yield from _repeated(one)
 
 
-def _layout(one: DataSet) -> Check:
+def _names(one: DataSet) -> Check:
     if one.pairs is None:
         return Check(one.label, "names", "FAIL", one.error)
-    pairs = one.pairs.pairs
-    with_degraded = [pair for pair in pairs if pair.degraded is not None]
-    if not with_degraded:
-        return Check(one.label, "names", "ok", f"{len(pairs)} clean photographs, to render weather on")
-    num_clean = len({pair.clean for pair in pairs})
-    return Check(
-        one.label, "names", "ok", f"{len(pairs)} pairs of {num_clean} clean images, by {_habit(with_degraded)}"
-    )
+    degraded = [(pair.degraded, pair.clean) for pair in one.files if pair.degraded is not None]
+    if not degraded:
+        return Check(one.label, "names", "ok", f"{len(one.files)} clean photographs, to render weather on")
+    example = next((both for both in degraded if both[0].stem != both[1].stem), None)
+    rule = f"names like {example[0].name} and {example[1].name}" if example else "equal names"
+    num_clean = len({pair.clean for pair in one.files})
+    return Check(one.label, "names", "ok", f"{len(one.files)} pairs of {num_clean} clean images, by {rule}")
 
 
-def _habit(pairs: list[PairPath]) -> str:
-    """How the names of pairs go together, by an example where they are not equal."""
-    example = next((p for p in pairs if p.degraded is not None and p.degraded.stem != p.clean.stem), None)
-    if example is None or example.degraded is None:
-        return "equal names"
-    return f"names like {example.degraded.name} and {example.clean.name}"
+def _readable(one: DataSet) -> Check:
+    num_read, unreadable = len(one.survey.pictures), one.survey.unreadable
+    if not unreadable:
+        return Check(one.label, "files", "ok", f"{num_read} files decoded completely, 8 bits per sample")
+    text = f"{len(unreadable)} of {num_read + len(unreadable)} files cannot be used"
+    return Check(one.label, "files", "FAIL", text, "replace or convert them", sorted(unreadable.values()))
 
 
-def _readable(one: DataSet, survey: Survey) -> Check:
-    num_read = len(survey.pictures)
-    if not survey.unreadable:
-        return Check(one.label, "files", "ok", f"{num_read} files decoded to their end, 8 bits per sample")
-    text = f"{len(survey.unreadable)} of {num_read + len(survey.unreadable)} files cannot be used"
-    return Check(one.label, "files", "FAIL", text, "replace or convert them", sorted(survey.unreadable.values()))
-
-
-def _sizes(one: DataSet, survey: Survey) -> Check:
-    most = MOST_CROPPED_PX if one.pairs and one.pairs.crop_to_min else 0
-    different = []
-    for pair in one.files():
-        if pair.degraded in survey.pictures and pair.clean in survey.pictures:
-            of_degraded, of_clean = survey.pictures[pair.degraded], survey.pictures[pair.clean]
-            off = max(abs(of_degraded.height - of_clean.height), abs(of_degraded.width - of_clean.width))
-            if off > most:
-                sizes = f"{of_degraded.width}x{of_degraded.height} and {of_clean.width}x{of_clean.height}"
-                different.append(f"{pair.name} ({sizes})")
+def _sizes(one: DataSet) -> Check:
+    max_difference = MOST_CROPPED_PX if one.pairs and one.pairs.crop_to_min else 0
+    different = [
+        f"{pair.name} ({degraded.size()} and {clean.size()})"
+        for pair, degraded, clean in one.readable_pairs()
+        if max(abs(degraded.height - clean.height), abs(degraded.width - clean.width)) > max_difference
+    ]
     if different:
         text = f"{len(different)} pairs differ in size"
-        return Check(one.label, "sizes", "FAIL", text, "crop them to the part that they share", different)
-    sizes = sorted((p.width * p.height, p.width, p.height) for p in survey.pictures.values())
-    (_, *least), (_, *largest) = sizes[0], sizes[-1]
-    span = f"{least[0]}x{least[1]}" if least == largest else f"{least[0]}x{least[1]} to {largest[0]}x{largest[1]}"
-    pairs = "both of a pair alike" if survey.psnr else "all read"
-    return Check(one.label, "sizes", "ok", f"{span}, {pairs}")
+        return Check(one.label, "sizes", "FAIL", text, "crop both images to their common part", different)
+    ordered = sorted(one.survey.pictures.values(), key=lambda picture: (picture.width * picture.height, picture.width))
+    span = " to ".join(dict.fromkeys((ordered[0].size(), ordered[-1].size())))
+    return Check(one.label, "sizes", "ok", f"{span}, {'equal within each pair' if one.survey.psnr else 'all read'}")
 
 
-def _crops(one: DataSet, survey: Survey, crop_size_px: int) -> Iterator[Check]:
-    """Only training takes crops; a folder that does not say what it is for may be for either."""
-    if one.split == "test":
-        return
-    small = [
-        f"{path.name} ({picture.width}x{picture.height})"
-        for path, picture in sorted(survey.pictures.items())
-        if min(picture.width, picture.height) < crop_size_px
-    ]
-    rule = f"the crop of {crop_size_px} px (data.crop_size_px)"
-    if small:
-        status: Status = "FAIL" if one.split == "train" else "warn"
-        advice = "set data.on_small=pad or skip, or a smaller crop"
-        yield Check(one.label, "crop", status, f"{len(small)} images are smaller than {rule}", advice, small)
-    else:
-        yield Check(one.label, "crop", "ok", f"no image is smaller than {rule}")
+def _crops(one: DataSet, crop_size_px: int) -> Check:
+    pictures = sorted(one.survey.pictures.items())
+    small = [f"{path.name} ({p.size()})" for path, p in pictures if min(p.width, p.height) < crop_size_px]
+    rule = f"smaller than the crop of {crop_size_px} px (data.crop_size_px)"
+    if not small:
+        return Check(one.label, "crop", "ok", f"no image is {rule}")
+    status: Status = "FAIL" if one.split == "train" else "warn"
+    advice = "set data.on_small=pad or skip, or a smaller crop"
+    return Check(one.label, "crop", status, f"{len(small)} images are {rule}", advice, small)
 
 
-def _colours(one: DataSet, survey: Survey) -> Check:
-    grey = [path for path, picture in survey.pictures.items() if picture.is_grey]
-    uneven = [
-        pair.name
-        for pair in one.files()
-        if pair.degraded in survey.pictures
-        and pair.clean in survey.pictures
-        and survey.pictures[pair.degraded].is_grey != survey.pictures[pair.clean].is_grey
-    ]
+def _colours(one: DataSet) -> Check:
+    uneven = [pair.name for pair, degraded, clean in one.readable_pairs() if degraded.is_grey != clean.is_grey]
     if uneven:
-        return Check(one.label, "colour", "warn", f"{len(uneven)} pairs are grey on one side only", "", uneven)
-    kinds = f"{len(grey)} of {len(survey.pictures)} files are grey" if grey else "all files are in colour"
-    return Check(one.label, "colour", "ok", kinds)
+        return Check(one.label, "colour", "warn", f"only one image is grey in {len(uneven)} pairs", "", uneven)
+    num_grey, num = sum(picture.is_grey for picture in one.survey.pictures.values()), len(one.survey.pictures)
+    return Check(one.label, "colour", "ok", f"{num_grey} of {num} files are grey" if num_grey else "no file is grey")
 
 
-def _pairs(one: DataSet, survey: Survey) -> Iterator[Check]:
-    equal = sorted(name for name, value in survey.psnr.items() if math.isinf(value))
+def _pairs(one: DataSet) -> Iterator[Check]:
+    equal = sorted(name for name, value in one.survey.psnr.items() if math.isinf(value))
     if equal:
-        text = f"{len(equal)} degraded images are their clean ones, pixel by pixel"
-        yield Check(one.label, "equal", "warn", text, "there is nothing to learn from them, and no score", equal)
-    values = sorted((value, name) for name, value in survey.psnr.items() if math.isfinite(value))
+        text = f"{len(equal)} degraded images equal their clean ones in every pixel"
+        yield Check(one.label, "equal", "warn", text, "remove them from training and test", equal)
+    values = sorted((value, name) for name, value in one.survey.psnr.items() if math.isfinite(value))
     if values:
         mean = sum(value for value, _ in values) / len(values)
         ends = f"from {values[0][0]:.1f} ({values[0][1]}) to {values[-1][0]:.1f} ({values[-1][1]})"
         yield Check(one.label, "PSNR", "ok", f"degraded against clean: {mean:.2f} dB on average, {ends}")
-    if survey.psnr:
-        yield _mispaired(one, survey)
+    if one.survey.psnr:
+        yield _partners(one)
+        yield from _degraded_twice(one)
 
 
-def _mispaired(one: DataSet, survey: Survey) -> Check:
-    """Weather changes brightness more than what the picture shows; PSNR cannot tell haze from another picture."""
-    pairs = [p for p in one.files() if p.degraded in survey.pictures and p.clean in survey.pictures]
-    clean = list(dict.fromkeys(pair.clean for pair in pairs))
-    of_clean = descriptors([survey.pictures[path].fingerprint for path in clean]).reshape(len(clean), -1)
-    place = {path: index for index, path in enumerate(clean)}
+def _partners(one: DataSet) -> Check:
+    """Compare descriptors, because weather changes brightness and so PSNR more than it changes structure."""
+    pairs = one.readable_pairs()
+    clean = list(dict.fromkeys(pair.clean for pair, _, _ in pairs))
+    index = {path: number for number, path in enumerate(clean)}
+    of_clean = descriptors([one.survey.pictures[path].fingerprint for path in clean]).reshape(len(clean), -1)
     named = []
-    for pair in pairs:
+    for pair, degraded, _ in pairs:
         assert pair.degraded is not None
-        own = descriptors([survey.pictures[pair.degraded].fingerprint]).reshape(-1)
-        alike = of_clean @ own
-        if own.any() and of_clean[place[pair.clean]].any() and alike[place[pair.clean]] < LEAST_LIKE:
-            nearest = int(alike.argmax())
-            hint = f", it looks like {clean[nearest].name}" if alike[nearest] > CLEARLY_LIKE else ""
+        own, partner = descriptors([degraded.fingerprint]).reshape(-1), index[pair.clean]
+        similarity = of_clean @ own
+        if own.any() and of_clean[partner].any() and similarity[partner] < MIN_PAIR_SIMILARITY:
+            nearest = int(similarity.argmax())
+            hint = f", similar to {clean[nearest].name}" if similarity[nearest] > CLEAR_SIMILARITY else ""
             named.append(f"{pair.degraded.name} with {pair.clean.name}{hint}")
     if named:
         text = f"{len(named)} pairs show different pictures"
-        return Check(one.label, "partners", "warn", text, "look at them: probably mispaired", named)
+        return Check(one.label, "partners", "warn", text, "inspect them; they are probably mispaired", named)
     return Check(one.label, "partners", "ok", "the two images of each pair show the same picture")
 
 
-def _repeated(one: DataSet, survey: Survey) -> Iterator[Check]:
-    files = clean_files(one)
-    prints = fingerprints(one)
-    matches = matches_within(one)
-    for kinds, name, text in (
-        (("same pixels", "same picture"), "duplicates", "clean pictures come twice"),
-        (("same scene",), "scenes", "clean pictures show nearly the same"),
-    ):
-        of_kind = [described(match, files, files) for match in matches if match.kind in kinds]
-        advice = (
-            "keep one of each; in a test set they count double" if name == "duplicates" else "keep them in one split"
-        )
-        if of_kind:
-            yield Check(one.label, name, "warn", f"{len(of_kind)} {text}", advice, of_kind)
-        else:
-            yield Check(one.label, name, "ok", f"no {text}")
-    plain = [path.name for path, p in zip(files, prints, strict=True) if is_plain(p)]
-    if plain:
-        text = f"{len(plain)} clean pictures are too plain to be known again when they are changed"
-        yield Check(one.label, "plain", "note", text, "equal pixels are still found", plain)
-    twice = _degraded_twice(one, survey)
-    if twice:
-        text = f"{len(twice)} degraded images belong to two clean ones"
-        yield Check(one.label, "twice", "warn", text, "one of the two is wrong", twice)
-
-
-def _degraded_twice(one: DataSet, survey: Survey) -> list[str]:
-    """Equal pixels, but clean images that differ."""
+def _degraded_twice(one: DataSet) -> Iterator[Check]:
     seen: dict[bytes, tuple[Path, bytes]] = {}
     named = []
-    for pair in one.files():
-        if pair.degraded in survey.pictures and pair.clean in survey.pictures:
-            clean = survey.pictures[pair.clean].fingerprint.digest
-            earlier = seen.setdefault(survey.pictures[pair.degraded].fingerprint.digest, (pair.degraded, clean))
-            if earlier[1] != clean:
-                named.append(f"{pair.degraded.name} = {earlier[0].name}")
-    return named
+    for pair, degraded, clean in one.readable_pairs():
+        assert pair.degraded is not None
+        content = pair.degraded, clean.fingerprint.digest
+        earlier = seen.setdefault(degraded.fingerprint.digest, content)
+        if earlier[1] != content[1]:
+            named.append(f"{pair.degraded.name} = {earlier[0].name}")
+    if named:
+        text = f"{len(named)} degraded images are paired with two different clean images"
+        yield Check(one.label, "twice", "warn", text, "remove the wrong pair", named)
+
+
+def _repeated(one: DataSet) -> Iterator[Check]:
+    clean, matches = one.clean(), one.duplicates()
+    for is_scene, name, text, advice in (
+        (False, "duplicates", "clean pictures are repeated", "keep one of each; in a test set they count twice"),
+        (True, "scenes", "clean pictures show nearly the same scene", "keep them in one split"),
+    ):
+        found = [match for match in matches if (match.kind == "same scene") == is_scene]
+        described = _described(found, list(clean), list(clean))
+        status: Status = "warn" if found else "ok"
+        yield Check(one.label, name, status, f"{len(found) or 'no'} {text}", advice if found else "", described)
+    plain = [path.name for path, of_picture in clean.items() if is_plain(of_picture)]
+    if plain:
+        text = f"{len(plain)} clean pictures have too little detail to be recognised after a change"
+        yield Check(one.label, "plain", "note", text, "equal pixels are still found", plain)

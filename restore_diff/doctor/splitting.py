@@ -11,7 +11,7 @@ from restore_diff.data.archive import open_file
 from restore_diff.data.leaks import groups
 from restore_diff.data.names import DataError, PairPath, match_by_habit
 from restore_diff.data.pairs import find_pairs
-from restore_diff.doctor.sets import SPLITS, DataSet, clean_files, matches_within
+from restore_diff.doctor.sets import SPLITS, DataSet
 from restore_diff.randomness import mix
 
 
@@ -20,20 +20,19 @@ class Division(NamedTuple):
     test: list[PairPath]
     num_groups: int
     num_joined: int
-    """Clean images that are not alone in their group."""
+    """Clean images that share their group with another."""
 
 
 def divide(one: DataSet, test_share: float, seed: int) -> Division:
-    """Whole groups of clean images that match, in an order drawn by the seed, go to test until it has its share.
+    """Move whole groups of matching clean images, in an order drawn by the seed, to test until it has its share.
 
-    Pairs of which a file cannot be read go nowhere. DataError where no group is small enough to leave anything over.
+    Pairs with an unreadable file are left out. DataError where the groups are too large to fill both sides.
     """
-    assert one.survey is not None and one.pairs is not None
-    files, readable = clean_files(one), one.survey.pictures
-    labels = groups(len(files), matches_within(one))
+    readable = one.survey.pictures
+    files = list(one.clean())
     members: dict[int, list[Path]] = {}
-    for path, label in zip(files, labels, strict=True):
-        members.setdefault(int(label), []).append(path)
+    for path, number in zip(files, groups(len(files), one.duplicates()), strict=True):
+        members.setdefault(int(number), []).append(path)
     wanted = max(1, round(test_share * len(files)))
     chosen: set[Path] = set()
     for group in sorted(members.values(), key=lambda group: mix(seed, "split", min(path.stem for path in group))):
@@ -41,19 +40,19 @@ def divide(one: DataSet, test_share: float, seed: int) -> Division:
             chosen.update(group)
     if not chosen or len(chosen) == len(files):
         found = f"{len(files)} clean images in {len(members)} groups of the same scene"
-        raise DataError(f"{one.label}: {found} cannot be divided with {wanted} of them to test on")
-    whole = [p for p in one.pairs.pairs if p.clean in readable and (p.degraded is None or p.degraded in readable)]
-    test = [pair for pair in whole if pair.clean in chosen]
-    train = [pair for pair in whole if pair.clean not in chosen]
+        raise DataError(f"{one.label}: {found} cannot be divided with {wanted} of them for test")
+    usable = [p for p in one.files if p.clean in readable and (p.degraded is None or p.degraded in readable)]
+    test = [pair for pair in usable if pair.clean in chosen]
+    train = [pair for pair in usable if pair.clean not in chosen]
     joined = sum(len(group) for group in members.values() if len(group) > 1)
     return Division(train, test, len(members), joined)
 
 
 def write_split(division: Division, out: Path) -> None:
-    """`out`/train and `out`/test, each with input/ and target/, or with clean photographs directly.
+    """Write `out`/train and `out`/test, each with input/ and target/, or with clean photographs directly.
 
-    The files are hard links, copies where the disk cannot link. DataError where `out` exists, or where the names could
-    not be paired again; then nothing is left behind.
+    The files are hard links, or copies where the disk cannot link. DataError where `out` exists, or where the written
+    files are not paired as before; then nothing is left behind.
     """
     if out.exists():
         raise DataError(f"{out}: exists already; name a new folder, nothing is overwritten")
@@ -65,24 +64,23 @@ def write_split(division: Division, out: Path) -> None:
                 path = part / split / target
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _link(source, path)
-            found = find_pairs(str(part), split, Path())
-            if len(found.pairs) != len(pairs):
-                raise DataError(
-                    f"{out}: {len(pairs)} pairs were written to {split}, {len(found.pairs)} are found there"
-                )
+            num_found = len(find_pairs(str(part), split, Path()).pairs)
+            if num_found != len(pairs):
+                raise DataError(f"{out}: {len(pairs)} pairs were written to {split}, but {num_found} are found there")
         part.rename(out)
 
 
 def _plan(pairs: Sequence[PairPath]) -> dict[str, Path]:
-    """Relative path -> file. The names stay as they are where the pairs are found again by them."""
+    """Relative path -> file. Names are kept where they suffice to pair the files again, else numbered."""
     if all(pair.degraded is None for pair in pairs):
-        return _unique({pair.clean: pair.clean.stem for pair in pairs}, "")
+        return {f"{pair.clean.stem}{pair.clean.suffix}": pair.clean for pair in pairs}
     for names in (_own_names(pairs), _numbered_names(pairs)):
-        clean = _unique({pair.clean: names[pair.clean] for pair in pairs}, "target/")
-        degraded = _unique({p.degraded: names[p.degraded] for p in pairs if p.degraded is not None}, "input/")
+        clean = {names[pair.clean]: pair.clean for pair in pairs}
+        degraded = {names[pair.degraded]: pair.degraded for pair in pairs if pair.degraded is not None}
         if _is_paired(pairs, degraded, clean):
-            return degraded | clean
-    raise DataError("no names were found by which the pairs can be told")
+            sides = (("input", degraded), ("target", clean))
+            return {f"{side}/{name}{path.suffix}": path for side, files in sides for name, path in files.items()}
+    raise DataError("no file names keep the pairs apart; rename the files so that each pair shares a name")
 
 
 def _own_names(pairs: Sequence[PairPath]) -> dict[Path, str]:
@@ -92,7 +90,7 @@ def _own_names(pairs: Sequence[PairPath]) -> dict[Path, str]:
 
 
 def _numbered_names(pairs: Sequence[PairPath]) -> dict[Path, str]:
-    """00001 for a clean image, 00001_1, 00001_2, ... for the degraded ones that belong to it."""
+    """00001 for a clean image; 00001_1, 00001_2, ... for its degraded versions."""
     clean = {path: f"{at:05d}" for at, path in enumerate(dict.fromkeys(pair.clean for pair in pairs), 1)}
     versions: dict[Path, int] = {}
     names: dict[Path, str] = dict(clean)
@@ -103,19 +101,10 @@ def _numbered_names(pairs: Sequence[PairPath]) -> dict[Path, str]:
     return names
 
 
-def _unique(names: Mapping[Path, str], folder: str) -> dict[str, Path]:
-    return {f"{folder}{name}{path.suffix}": path for path, name in names.items()}
-
-
 def _is_paired(pairs: Sequence[PairPath], degraded: Mapping[str, Path], clean: Mapping[str, Path]) -> bool:
-    """Whether the habits of naming find the pairs again."""
+    """Whether the naming rules reproduce the pairs."""
     try:
-        found = match_by_habit(
-            *(
-                {str(Path(name).with_suffix("")).partition("/")[2]: path for name, path in side.items()}
-                for side in (degraded, clean)
-            )
-        )
+        found = match_by_habit(degraded, clean)
     except DataError:
         return False
     return {(p.degraded, p.clean) for p in found.pairs} == {(p.degraded, p.clean) for p in pairs}

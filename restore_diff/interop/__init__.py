@@ -1,1 +1,1 @@
-"""Formats of other programs, a file each."""
+"""Files of other programs, one module per format."""

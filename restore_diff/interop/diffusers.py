@@ -1,4 +1,4 @@
-"""diffusers: a folder that UNet2DModel.from_pretrained loads. The network is the same one, under the same names."""
+"""Export to a folder for diffusers' UNet2DModel.from_pretrained, which computes the same function."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 from restore_diff.checkpoint import Weights, save_weights
 from restore_diff.config import ExperimentConfig, to_dict
+from restore_diff.errors import UserError
 from restore_diff.files import replace_atomically
 from restore_diff.models.layers import NORM_EPSILON
 from restore_diff.settings import NetworkConfig
@@ -14,23 +15,16 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 
 
-class DiffusersError(ValueError):
-    """diffusers has no network like this one."""
+class DiffusersError(UserError):
+    """diffusers does not support this network."""
 
 
 def unet2d_config(config: NetworkConfig) -> dict[str, Any]:
-    """The settings of the UNet2DModel that computes the same from cat([degraded, x_t]). Raises DiffusersError."""
-    if config.kind != "unet":
-        raise DiffusersError(f"diffusers has no network of model.kind={config.kind}; export onnx takes it")
-    if config.hint:
-        raise DiffusersError(
-            "diffusers' UNet2DModel takes no hint, and this network has model.hint; export onnx takes it"
-        )
-    if config.unshuffle > 1:
-        raise DiffusersError(
-            f"diffusers' UNet2DModel has no pixel-unshuffle, and this network has model.unshuffle={config.unshuffle}; "
-            "export onnx takes it"
-        )
+    """Return the settings of the UNet2DModel equal to ours on cat([degraded, x_t]). Raises DiffusersError."""
+    unsupported = [f"model.kind={config.kind}"] * (config.kind != "unet") + ["model.hint=true"] * config.hint
+    unsupported += [f"model.unshuffle={config.unshuffle}"] * (config.unshuffle > 1)
+    if unsupported:
+        raise DiffusersError(f"diffusers' UNet2DModel does not support {', '.join(unsupported)}; use export onnx")
     kinds = ["Attn" if level in config.attention_levels else "" for level in range(len(config.channel_multipliers))]
     return {
         "_class_name": "UNet2DModel",
@@ -52,10 +46,10 @@ def unet2d_config(config: NetworkConfig) -> dict[str, Any]:
 
 
 def save_diffusers(folder: Path, config: ExperimentConfig, weights: Weights) -> None:
-    """Write the folder, its weights with this project's config in their metadata. Raises DiffusersError, OSError."""
+    """Write the folder; the weights carry our config in their metadata. Raises DiffusersError, OSError."""
     text = json.dumps(unet2d_config(config.model), indent=2) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
-    # Without its config a folder is no network: a kill in between leaves none, rather than one with others' weights.
+    # Removed first: a kill in between leaves a folder that does not load, not a config with other weights.
     (folder / CONFIG_FILE).unlink(missing_ok=True)
     save_weights(folder / WEIGHTS_FILE, weights.tensors, to_dict(config), weights.step)
     replace_atomically(folder / CONFIG_FILE, text.encode())

@@ -1,6 +1,6 @@
-"""ONNX: the network alone as one file, x_t, t, degraded -> output, for any batch, height and width that it takes.
+"""Export the network to one ONNX file, x_t, t, degraded -> output, with variable batch size, height and width.
 
-What a sampler has to know stands in the file's metadata, as JSON under "restore_diff".
+The settings that a sampler needs are in the file's metadata, as JSON under the key "restore_diff".
 """
 
 import json
@@ -15,29 +15,29 @@ from torch import Tensor
 
 from restore_diff.checkpoint import METADATA_KEY
 from restore_diff.config import ExperimentConfig, to_dict
+from restore_diff.errors import UserError
 from restore_diff.models.unet import Network
 from restore_diff.randomness import generator
 
 INPUTS = ("x_t", "t", "degraded")
 TOLERANCE = 1e-4
-"""Of the output's largest value: how far onnxruntime may be from torch."""
+"""Largest difference between onnxruntime and torch, relative to the largest output value."""
 MAX_WEIGHT_BYTES = 2**31 - 2**26
-"""Protocol buffers end at 2 GiB; the graph takes a little of that."""
+"""The limit of protocol buffers, 2 GiB, less a margin for the graph."""
 
 
-class OnnxError(ValueError):
-    """There is no ONNX file of this network, or none that computes the same."""
+class OnnxError(UserError):
+    """The network cannot be exported, or the file does not compute the same output."""
 
 
 class Exported(NamedTuple):
     content: bytes
-    """Of the file."""
     difference: float
-    """The largest between onnxruntime and torch, as a share of the output's largest value."""
+    """Largest difference between onnxruntime and torch, relative to the largest output value."""
 
 
 def require_onnx() -> None:
-    """Raises OnnxError where a package of the extra `onnx` is missing."""
+    """Raise OnnxError where a package of the extra `onnx` is missing."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -46,10 +46,10 @@ def require_onnx() -> None:
         raise OnnxError(f'export onnx needs more packages ({error}): pip install "restore_diff[onnx]"') from error
 
 
-def sampling_notes(config: ExperimentConfig, alpha_bar: Tensor, size_multiple: int, step: int) -> dict[str, Any]:
-    """What others need besides the network: the meaning of its output, the noise at each t, ranges, sizes.
+def sampling_metadata(config: ExperimentConfig, alpha_bar: Tensor, size_multiple: int, step: int) -> dict[str, Any]:
+    """Return what a sampler needs besides the network: prediction, noise schedule, value range, sizes.
 
-    `alpha_bar`: that of the config's NoiseSchedule. `sampler` and `tiling` are what this project restores with.
+    `alpha_bar` is that of the config's NoiseSchedule. `sampler` and `tiling` are the settings of our restoration.
     """
     plain = to_dict(config)
     return {
@@ -64,29 +64,31 @@ def sampling_notes(config: ExperimentConfig, alpha_bar: Tensor, size_multiple: i
     }
 
 
-def to_onnx(model: Network, notes: dict[str, Any]) -> Exported:
+def to_onnx(model: Network, metadata: dict[str, Any]) -> Exported:
     """Trace a conditional network, on the CPU in float32 and evaluation mode, and compare the file with it.
 
-    Raises OnnxError where the extra `onnx` is missing, the network too large, or the two differ by over TOLERANCE.
+    Raises OnnxError where a package is missing, the network is too large, or the difference exceeds TOLERANCE.
     """
     require_onnx()
     if sum(tensor.nbytes for tensor in model.state_dict().values()) > MAX_WEIGHT_BYTES:
         raise OnnxError("the network is too large: an ONNX file holds at most 2 GiB")
-    with _without_chatter():
-        content = _traced(model, notes)
+    with _quiet():
+        content = _traced(model, metadata)
     difference = _difference(model, content)
     if not difference <= TOLERANCE:
         raise OnnxError(
-            f"the ONNX file computes something else: onnxruntime differs from torch by {difference:.1e} of the "
-            f"output's scale, more than {TOLERANCE:.0e}; try other versions of torch and onnxscript"
+            f"the ONNX file is wrong: onnxruntime differs from torch by {difference:.1e} of the largest output, "
+            f"more than {TOLERANCE:.0e}; try other versions of torch and onnxscript"
         )
     return Exported(content, difference)
 
 
-def _traced(model: Network, notes: dict[str, Any]) -> bytes:
-    multiple = model.size_multiple
-    height, width = (_multiple_of(multiple, name) for name in ("height", "width"))
-    images = {0: torch.export.Dim("batch"), 2: height, 3: width}
+def _traced(model: Network, metadata: dict[str, Any]) -> bytes:
+    multiple, dim = model.size_multiple, torch.export.Dim
+    height, width = (
+        dim(name) if multiple == 1 else multiple * dim(f"{name}_div_{multiple}") for name in ("height", "width")
+    )
+    images = {0: dim("batch"), 2: height, 3: width}
     try:
         program = torch.onnx.export(
             model,
@@ -101,19 +103,14 @@ def _traced(model: Network, notes: dict[str, Any]) -> bytes:
         raise OnnxError(f"torch {torch.__version__} cannot export: {str(error).splitlines()[0]}") from error
     assert program is not None
     file = program.model_proto
-    for part in (file.graph, *file.graph.node):  # traces, with paths of this machine
+    for part in (file.graph, *file.graph.node):  # stack traces, which hold local paths
         part.ClearField("metadata_props")
-    file.metadata_props.add(key=METADATA_KEY, value=json.dumps(notes, allow_nan=False))
+    file.metadata_props.add(key=METADATA_KEY, value=json.dumps(metadata, allow_nan=False))
     return file.SerializeToString()
 
 
-def _multiple_of(multiple: int, name: str) -> Any:
-    """A length that varies, but only in whole multiples."""
-    return torch.export.Dim(name) if multiple == 1 else multiple * torch.export.Dim(f"{name}_div_{multiple}")
-
-
 def _difference(model: Network, content: bytes) -> float:
-    """The largest over two sizes and two sizes of a batch, none of them that of the trace. Raises OnnxError."""
+    """Return the largest difference at two sizes and two batch sizes, all unlike the trace's. Raises OnnxError."""
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as errors  # type: ignore[attr-defined]
 
@@ -127,7 +124,7 @@ def _difference(model: Network, content: bytes) -> float:
         errors.InvalidProtobuf,
         errors.NotImplemented,
         errors.RuntimeException,
-    ) as error:  # they share no base class
+    ) as error:  # no common base class
         reason = str(error).splitlines()[0]
         raise OnnxError(f"onnxruntime {onnxruntime.__version__} cannot run the file: {reason}") from error
 
@@ -143,20 +140,20 @@ def _largest_difference(model: Network, session: Any) -> float:
             found = torch.from_numpy(session.run(["output"], feed)[0])
             scale = expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
             differences.append((found - expected).abs().max() / scale)
-    return torch.stack(differences).max().item()  # nan where one is
+    return torch.stack(differences).max().item()  # nan if one of them is
 
 
 def _inputs(model: Network, batch: int, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     random = generator(0, "onnx", batch, height, width)
-    # Two tensors: the tracer takes one that comes twice for one input.
+    # Two tensors, because the tracer merges inputs that are the same tensor.
     x_t = torch.randn(batch, model.config.image_channels, height, width, generator=random)
     degraded = torch.rand(batch, model.config.condition_channels, height, width, generator=random) * 2 - 1
     return x_t, torch.randint(0, 1000, (batch,), generator=random), degraded
 
 
 @contextmanager
-def _without_chatter() -> Iterator[None]:
-    """Without the tracer's warnings, which are about its own inside."""
+def _quiet() -> Iterator[None]:
+    """Suppress the tracer's warnings, which concern its own internals."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,7 +1,7 @@
-"""Checkpoints of WeatherDiffusion (Oezdenizci and Legenstein, 2023): their network is ours under other names.
+"""Import checkpoints of WeatherDiffusion (Oezdenizci and Legenstein, 2023), whose network is ours with other names.
 
-A checkpoint is a pickle of tensors and of argparse namespaces. It is read by torch's restricted unpickler, which makes
-nothing but these; what the network looks like is inferred from its tensors.
+A checkpoint is a pickle of tensors and argparse namespaces. Torch's restricted unpickler reads it and creates no other
+objects. The network's settings are inferred from its tensors.
 """
 
 import argparse
@@ -37,30 +37,30 @@ RENAMED = (
     (r"(attentions\.\d+\.)([qkv])\.", r"\1to_\2."),
     (r"(attentions\.\d+\.)proj_out\.", r"\1to_out.0."),
 )
-"""Their names, as regular expressions, to ours. Their way up counts from the full size, ours from the smallest."""
+"""(regular expression of their names, our name). Their up blocks count from full size, ours from the smallest."""
 
 ATTENTION_SIZE = 16
-"""All their networks attend where the image they are trained on has this size."""
+"""Feature size in px at which all their networks apply attention, for images of the training size."""
 
 
 class Imported(NamedTuple):
-    """A network of theirs as this project has it."""
+    """Weights and config in the layout of this project."""
 
     tensors: dict[str, Tensor]
-    """Averaged weights by the names of our U-Net."""
+    """Averaged weights by parameter name of our U-Net."""
     config: ExperimentConfig
     step: int
 
 
 def read_weatherdiffusion(path: Path) -> Imported:
-    """Read one of their files (`*.pth.tar`), averaged weights where it has them. Raises WeightsError, naming the path.
+    """Read one of their files (`*.pth.tar`), averaged weights if present. Raises WeightsError with the path.
 
-    The config restores as their evaluation does: 25 leading DDIM steps without clipping, box windows 16 px apart.
+    The config is that of their evaluation: 25 leading DDIM steps without clipping, box windows 16 px apart.
     """
     content = _unpickled(path)
     averaged = content.get("ema_helper") or content.get("state_dict")
     if not isinstance(averaged, dict) or not all(isinstance(value, Tensor) for value in averaged.values()):
-        raise WeightsError(f"{path}: holds neither ema_helper nor state_dict; not a checkpoint of WeatherDiffusion")
+        raise WeightsError(f"{path}: not a checkpoint of WeatherDiffusion: neither ema_helper nor state_dict in it")
     theirs = {name.removeprefix("module."): tensor.float().cpu() for name, tensor in averaged.items()}
     try:
         config = _config(theirs, path.name.split(".")[0])
@@ -81,15 +81,17 @@ def _unpickled(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
-        reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), "damaged, or no torch checkpoint")
-        raise WeightsError(f"{path}: refused, nothing in it was run: {reason.strip()}") from error
+        reason = next(
+            (line for line in str(error).splitlines() if "GLOBAL" in line), "damaged, or not a torch checkpoint"
+        )
+        raise WeightsError(f"{path}: refused without running it: {reason.strip()}") from error
     if not isinstance(content, dict):
-        raise WeightsError(f"{path}: holds a {type(content).__name__}, not a checkpoint of WeatherDiffusion")
+        raise WeightsError(f"{path}: not a checkpoint of WeatherDiffusion: a {type(content).__name__}")
     return content
 
 
 def _config(theirs: dict[str, Tensor], name: str) -> ExperimentConfig:
-    """What can be read off the tensors; the rest is the same in all their configs."""
+    """Infer the settings that differ between their configs from the tensors."""
     channels = theirs["conv_in.weight"].shape[0]
     num_levels = 1 + max(int(match[1]) for key in theirs if (match := re.match(r"down\.(\d+)\.", key)))
     widths = [theirs[f"down.{level}.block.0.conv1.weight"].shape[0] for level in range(num_levels)]
@@ -125,5 +127,5 @@ def _renamed(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _linear(tensor: Tensor, name: str) -> Tensor:
-    """Their attention convolves 1 x 1; ours multiplies by the same matrix."""
+    """Convert their 1x1 convolutions of attention to our linear layers."""
     return tensor[:, :, 0, 0].clone() if ".to_" in name and tensor.dim() == 4 else tensor.clone()

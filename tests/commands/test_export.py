@@ -1,4 +1,4 @@
-"""export as a user meets it: a run goes in, a file for other programs comes out, whole or not at all."""
+"""The export command writes a complete file for other programs, or nothing and one line of error."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def weights() -> Path:
-    """Of a network that diffusers has too, and that is traced soon."""
+    """Weights of a network that diffusers supports and that is traced quickly."""
     return save("weights.safetensors", {"attention_levels": [], "mid_attention": False})
 
 
@@ -44,15 +44,15 @@ def run(form: str, output: str, *more: str, ckpt: str = "weights.safetensors") -
 
 
 def refusal(capsys) -> str:
-    """What was said, in one line."""
+    """The one line on stderr."""
     error = capsys.readouterr().err
-    assert error.startswith("restore_diff export: ")
+    assert error.startswith("restore-diff export: ")
     assert len(error.splitlines()) == 1
     return error
 
 
 @pytest.mark.slow
-def test_a_run_becomes_one_file_of_averaged_weights_that_scores_the_same(tmp_path, monkeypatch, capsys):
+def test_a_run_becomes_one_file_of_averaged_weights_with_equal_scores(tmp_path, monkeypatch, capsys):
     enter(tmp_path, monkeypatch)
     assert run_train("data.num_validation=0") == 0
     assert export.main(["safetensors", "-o", "out/derain.safetensors"]) == 0
@@ -67,7 +67,7 @@ def test_a_run_becomes_one_file_of_averaged_weights_that_scores_the_same(tmp_pat
 
 
 @pytest.mark.slow
-def test_onnx_is_written_once_it_is_checked(weights, capsys):
+def test_onnx_is_written_after_its_check(weights, capsys):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
     assert run("onnx", "new/network.onnx") == 0
@@ -85,26 +85,26 @@ def test_onnx_is_written_once_it_is_checked(weights, capsys):
 def test_an_onnx_file_that_fails_its_check_is_not_written(weights, monkeypatch, capsys):
     pytest.importorskip("onnxruntime")
     monkeypatch.setattr(exporter, "require_onnx", lambda: None)
-    monkeypatch.setattr(exporter, "_traced", lambda model, notes: b"")
+    monkeypatch.setattr(exporter, "_traced", lambda model, metadata: b"")
     monkeypatch.setattr(exporter, "_difference", lambda model, content: 2e-4)
     assert run("onnx", "new/network.onnx") == 2
-    assert "differs from torch by 2.0e-04 of the output's scale" in refusal(capsys)
+    assert "differs from torch by 2.0e-04 of the largest output" in refusal(capsys)
     assert not Path("new").exists()
 
 
-def test_a_missing_extra_is_told_before_the_weights_are_read(monkeypatch, capsys):
+def test_a_missing_extra_is_reported_before_weights_are_read(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert run("onnx", "network.onnx", ckpt="absent") == 2
     assert 'pip install "restore_diff[onnx]"' in refusal(capsys)
 
 
-def test_diffusers_gets_a_folder_of_two_files(weights, capsys):
+def test_diffusers_output_is_a_folder_of_two_files(weights, capsys):
     assert run("diffusers", "out/net") == 0
     assert "torch.cat([degraded, x_t], dim=1)" in capsys.readouterr().out
     assert sorted(tree(Path("out/net"))) == ["config.json", "diffusion_pytorch_model.safetensors"]
 
 
-def test_what_diffusers_cannot_express_is_told_in_one_line(capsys):
+def test_a_network_unsupported_by_diffusers_is_refused(capsys):
     save("weights.safetensors", {"unshuffle": 2, "attention_levels": [0]})
     assert run("diffusers", "out/net") == 2
     assert "model.unshuffle=2" in refusal(capsys)
@@ -112,7 +112,7 @@ def test_what_diffusers_cannot_express_is_told_in_one_line(capsys):
 
 
 @pytest.mark.parametrize(("form", "output"), [("safetensors", "o.safetensors"), ("onnx", "o.onnx"), ("diffusers", "o")])
-def test_nothing_is_replaced_unasked(form, output, weights, capsys):
+def test_only_overwrite_replaces_an_output(form, output, weights, capsys):
     kept = Path("o/config.json") if form == "diffusers" else Path(output)
     kept.parent.mkdir(exist_ok=True)
     kept.write_text("mine")
@@ -124,12 +124,15 @@ def test_nothing_is_replaced_unasked(form, output, weights, capsys):
         assert kept.read_bytes() != b"mine"
 
 
-def test_a_file_is_no_folder_and_a_folder_no_file(weights, capsys):
+def test_a_folder_is_not_replaced_by_a_file_nor_a_file_by_a_folder(weights, capsys):
     Path("folder").mkdir()
     Path("file").touch()
-    for form, output, said in (("onnx", "folder", "is a folder; -o names a file"), ("diffusers", "file", "is a file")):
+    for form, output, reason in (
+        ("onnx", "folder", "is a folder; -o names a file"),
+        ("diffusers", "file", "is a file"),
+    ):
         assert run(form, output, "--overwrite") == 2
-        assert said in refusal(capsys)
+        assert reason in refusal(capsys)
 
 
 @pytest.mark.parametrize("form", ["onnx", "diffusers", "safetensors"])
@@ -141,7 +144,7 @@ def test_weights_of_another_network_are_refused(form, weights, monkeypatch, caps
     assert not Path("out").exists()
 
 
-def test_a_path_without_weights_is_told(capsys):
+def test_a_path_without_weights_is_refused(capsys):
     assert run("safetensors", "o.safetensors", ckpt="absent") == 2
     assert "absent: no such checkpoint, weights file or run folder" in refusal(capsys)
     Path("text").write_text("hello")
@@ -149,7 +152,7 @@ def test_a_path_without_weights_is_told(capsys):
     assert "text: not a safetensors file" in refusal(capsys)
 
 
-def test_ctrl_c_leaves_what_was_there(weights, monkeypatch, capsys):
+def test_an_interrupt_keeps_the_old_file(weights, monkeypatch, capsys):
     Path("o.safetensors").write_text("old")
 
     def interrupted(*arguments):
@@ -161,10 +164,11 @@ def test_ctrl_c_leaves_what_was_there(weights, monkeypatch, capsys):
     assert Path("o.safetensors").read_text() == "old"
 
 
-def test_help_and_a_taken_output_need_no_torch():
+@pytest.mark.parametrize(("function", "arguments"), [("main", ["onnx"]), ("import_main", ["weatherdiffusion", "file"])])
+def test_help_and_an_existing_output_do_not_import_torch(function, arguments):
     code = (
-        "import sys; from restore_diff.commands.export import main\n"
-        "assert main(['onnx', '-o', 'setup.cfg']) == 2\n"
+        f"import sys; from restore_diff.commands.export import {function} as main\n"
+        f"assert main([*{arguments}, '-o', 'setup.cfg']) == 2\n"
         "assert 'torch' not in sys.modules\n"
         "main(['--help'])"
     )
@@ -180,7 +184,7 @@ def test_malformed_arguments_end_with_exit_code_2(arguments):
     assert end.value.code == 2
 
 
-def test_half_precision_halves_the_file_and_a_card_goes_into_it(weights, capsys):
+def test_half_stores_float16_and_card_stores_the_model_card(weights, capsys):
     Path("card.md").write_text("# What it is", encoding="utf-8")
     assert run("safetensors", "full.safetensors") == 0
     assert run("safetensors", "half.safetensors", "--half", "--card", "card.md") == 0

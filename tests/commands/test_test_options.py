@@ -38,7 +38,6 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
-@pytest.mark.slow
 def test_two_processes_give_the_report_of_one_and_print_it_once(here):
     alone = scores(REPORT)
     shutil.rmtree(REPORT)
@@ -50,7 +49,6 @@ def test_two_processes_give_the_report_of_one_and_print_it_once(here):
     assert len(list((REPORT / "images").iterdir())) == 3
 
 
-@pytest.mark.slow
 def test_an_error_ends_all_processes_with_its_message(here):
     (here / "tests/input/101.png").write_bytes(b"no picture")
     done = torchrun("--pred", "tests/input", "--target", "tests/target", "--metrics", "psnr")
