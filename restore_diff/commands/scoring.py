@@ -251,7 +251,8 @@ def _score_finished(args: argparse.Namespace, share: Share) -> int:
     protocols = build.protocols(config, ())
     lpips = build.lpips(config, args.lpips_weights, args.download)
     scorer = build.scorer(protocols, lpips, args.metrics or METRICS)
-    rows = score_folders(args.pred, args.target, scorer, args.allow_jpeg, args.crop_to_min, share)
+    allowed = {"allow_jpeg": args.allow_jpeg, "may_crop": args.crop_to_min}
+    rows = score_folders(args.pred, args.target, scorer, **allowed, share=share)
     report = Report(str(args.pred), rows, protocols, lpips)
     folder = args.out or set_folder(Path("scores"), str(args.pred))
     if share.is_first:
