@@ -79,9 +79,7 @@ def sampler_trained(args: argparse.Namespace) -> dict[str, Any]:
     _, config, weights = trained.load_experiment(args.ckpt)
     model = trained.trained_network(config, weights, torch.device("cpu"))
     degraded, clean = (read_rgb_uint8(path)[None].float() / 255 for path in args.pair)
-    noise = Noise(degraded.shape[1:], [args.pair[0].name], 0, (0, degraded.shape[-2]))(
-        0
-    )  # same as ours
+    noise = Noise(degraded.shape[1:], [args.pair[0].name], 0, (0, degraded.shape[-2]))(0)  # same as ours
     schedule = NoiseSchedule(config.schedule)
 
     def epsilon(inputs: Tensor, t: Tensor) -> Tensor:
