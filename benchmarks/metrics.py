@@ -1,11 +1,11 @@
-"""Metrics: speed, and agreement with scikit-image, kornia, torchmetrics and pyiqa on the same images in one run.
+"""Compare speed and results of the metrics with scikit-image, kornia, torchmetrics and pyiqa on the same images.
 
 python benchmarks/metrics.py --out benchmarks/results/metrics.json
 python benchmarks/metrics.py --pred FOLDER --target FOLDER
 
-PSNR and SSIM under the protocols rgb and y_matlab. Without folders: the photographs of scikit-image cut to 480 x 320,
-and the same with noise. The tools take turns image by image. Each is called so that it computes what the protocol says;
-ours, scikit-image and kornia in float64, torchmetrics and pyiqa in their float32. All but ours are given Y ready-made.
+PSNR and SSIM under the protocols rgb and y_matlab. Default images: crops of 480 x 320 from photographs of scikit-image,
+with noise. Tools alternate image by image, each with settings equal to the protocol: ours, scikit-image and kornia in
+float64, torchmetrics and pyiqa in float32. The other tools get precomputed Y.
 """
 
 import argparse
@@ -48,10 +48,10 @@ Tool = Callable[[Tensor, Tensor], tuple[float, float]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100)
-    parser.add_argument("--pred", type=Path, help="restored images, instead of made ones")
-    parser.add_argument("--target", type=Path, help="the clean images for --pred")
+    parser.add_argument("--pred", type=Path, help="restored images instead of synthetic ones")
+    parser.add_argument("--target", type=Path, help="clean images for --pred")
     parser.add_argument("--lpips-weights", type=Path)
-    parser.add_argument("--skip", nargs="+", default=[], help="tools to leave out, e.g. torchmetrics, the slowest")
+    parser.add_argument("--skip", nargs="+", default=[], help="tools to skip, e.g. torchmetrics, the slowest")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     pairs = folder_pairs(args.pred, args.target) if args.pred else made_pairs()
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def made_pairs() -> Iterator[tuple[Tensor, Tensor]]:
-    """Cuts of photographs at places of their own, with noise of 5 to 40 levels; the same ones each time."""
+    """Random crops of photographs with noise of 5 to 40 levels; fixed seed."""
     random = np.random.default_rng(0)
     photographs = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
     while True:
@@ -93,7 +93,7 @@ def as_batch(image: np.ndarray) -> Tensor:
 
 
 def luma(image: Tensor) -> Tensor:
-    """What MATLAB's rgb2ycbcr makes of uint8 images, in whole numbers."""
+    """MATLAB's rgb2ycbcr of uint8 images in integer arithmetic."""
     red, green, blue = image.long().unbind(dim=1)
     return (16 + (2 * (65481 * red + 128553 * green + 24966 * blue) + 255000) // 510000).to(torch.uint8)[:, None]
 
@@ -104,7 +104,7 @@ def available_tools() -> dict[str, Tool]:
         try:
             tools[name] = make()
         except ImportError as error:
-            print(f"{name} left out: {error}")
+            print(f"{name} skipped: {error}")
     return tools
 
 
@@ -113,7 +113,7 @@ def by_scikit_image(pred: Tensor, target: Tensor) -> tuple[float, float]:
     similarity = structural_similarity(
         y, x, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255
     )
-    assert isinstance(similarity, float)  # not the pair that it returns on request
+    assert isinstance(similarity, float)  # a pair only on request
     return float(peak_signal_noise_ratio(y, x, data_range=255)), similarity
 
 
@@ -133,7 +133,7 @@ def torchmetrics_tool() -> Tool:
     def tool(pred: Tensor, target: Tensor) -> tuple[float, float]:
         x, y = pred.float(), target.float()
         psnr = metrics.peak_signal_noise_ratio(x, y, data_range=255.0)
-        # Its own mean includes a reflected border; the inner part is what the protocol takes.
+        # Its mean includes a reflected border; the protocol uses the inner part.
         _, full = metrics.structural_similarity_index_measure(x, y, data_range=255.0, return_full_image=True)
         return psnr.item(), full[..., 5:-5, 5:-5].mean().item()
 
@@ -159,8 +159,8 @@ def ours(example: Example) -> list[float]:
 
 
 def compare(examples: list[Example], tools: dict[str, Tool]) -> dict[str, dict[str, float]]:
-    """Seconds of each tool for all images, their ratio to ours, and the largest difference from ours."""
-    measured(examples[0], tools)  # warms up
+    """Seconds of each tool, their ratio to ours, and the largest difference from ours."""
+    measured(examples[0], tools)  # warm-up
     turns = [measured(example, tools) for example in examples]
     seconds = {name: sum(turn[name][0] for turn in turns) for name in ("restore_diff", *tools)}
     rows: dict[str, dict[str, float]] = {}

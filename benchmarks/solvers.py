@@ -17,8 +17,8 @@ from restore_diff import build, trained
 from restore_diff.checkpoint import Weights
 from restore_diff.config import ExperimentConfig
 from restore_diff.evaluation.evaluator import Evaluator
+from restore_diff.evaluation.pictures import seconds_per_image
 from restore_diff.evaluation.report import Report, summarise
-from restore_diff.evaluation.sweep import seconds_per_image
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "ddim, 1 step": {"num_steps": 1},

@@ -87,7 +87,9 @@ def step_loss(network: UNet, config: ExperimentConfig, batch) -> torch.Tensor:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("weights", type=Path, help="run, checkpoint or weights file of the network")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings, e.g. data.train=PHOTOGRAPHS")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="settings, e.g. data.train=PHOTOGRAPHS"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.safetensors")
     parser.add_argument("--num-steps", type=count(1), default=4000)
     parser.add_argument("--learning-rate", type=float, default=2e-3)

@@ -182,7 +182,7 @@ def evaluate(
     `Scores` with .mean, .interval and .rows. Raises ValueError for mistakes.
     """
     from restore_diff import build
-    from restore_diff.evaluation.evaluator import evaluate as score
+    from restore_diff.commands.scoring import evaluate as score
 
     restorer = run if isinstance(run, LoadedRestorer) else load(run.path if isinstance(run, Run) else run, **options)
     config = restorer.config

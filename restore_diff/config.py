@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from restore_diff.errors import UserError
-from restore_diff.files import printable
+from restore_diff.files import bundled, printable
 from restore_diff.registry import load_plugins
 from restore_diff.settings import (
     CodecConfig,
@@ -168,8 +168,6 @@ __all__ = [
     "to_yaml",
 ]
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-
 
 @settings
 class ExperimentConfig:
@@ -196,12 +194,12 @@ class ExperimentConfig:
 
 
 def find_config(name: str) -> Path:
-    """The file itself, or the one of that name in ./configs or in the configs/ folder beside the package."""
-    for candidate in (Path(name), Path("configs") / name, REPOSITORY / "configs" / name):
+    """The file itself, or the one of that name in ./configs or among those of the package."""
+    for candidate in (Path(name), Path("configs") / name, bundled("configs") / name):
         with suppress(OSError):  # a name that is too long, a folder that may not be entered
             if candidate.is_file():
                 return candidate
-    known = sorted(str(p.relative_to(REPOSITORY / "configs")) for p in (REPOSITORY / "configs").rglob("*.yaml"))
+    known = sorted(p.relative_to(bundled("configs")).as_posix() for p in bundled("configs").rglob("*.yaml"))
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]}?" if near else f"; in configs/ there are: {', '.join(known) or 'none'}"
     raise ConfigError([f"{name}: no such config file{hint}"])

@@ -19,6 +19,12 @@ _ABANDONED_S = 24 * 3600
 """No file takes a day to write: an older temporary one is left over, also that of a machine that cannot be asked."""
 
 
+def bundled(name: str) -> Path:
+    """The folder of configs or data set cards that belongs to the package: inside a wheel, or beside it in a clone."""
+    inside = Path(__file__).resolve().parent / name
+    return inside if inside.is_dir() else inside.parent.parent / name
+
+
 def write_durably(path: Path, data: bytes) -> None:
     """Write a file and wait until the disk has it. The folder's entry is not waited for: see `sync_folder`."""
     with path.open("wb") as file:

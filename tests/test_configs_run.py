@@ -27,7 +27,7 @@ SLOW = ("weatherdiff64.yaml", "sizes/base.yaml", "sizes/large.yaml")
 
 @pytest.mark.parametrize(
     "files",
-    [pytest.param(files, marks=[pytest.mark.slow] if files[-1] in SLOW else []) for files in RECIPES + SIZES],
+    [pytest.param(files, marks=[pytest.mark.long] if files[-1] in SLOW else []) for files in RECIPES + SIZES],
     ids=lambda files: "+".join(files),
 )
 def test_a_config_takes_an_optimizer_step(files):

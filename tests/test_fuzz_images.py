@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="measures processes as Linux does")
 def test_damaged_files_are_restored_or_refused_with_one_line(tmp_path):
     program = Path(__file__).with_name("fuzz_images.py")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="measures processes as Linux does")
 @pytest.mark.parametrize(("kind", "num"), [("config", 400), ("checkpoint", 40)])
 def test_damaged_settings_are_read_or_refused_with_lines_for_a_user(kind, num):

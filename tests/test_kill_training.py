@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_a_run_that_is_killed_five_times_ends_like_one_that_was_not():
     command = [sys.executable, str(Path(__file__).with_name("kill_training.py")), "--num", "5"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="measures processes as Linux does")
 def test_nothing_is_lost_when_a_run_over_bad_files_is_killed_and_started_again(tmp_path):
     soak = runpy.run_path(str(Path(__file__).with_name("soak.py")))["soak"]

@@ -1,4 +1,4 @@
-"""python -m restore_diff datasets: the cards, what of them is on this disk, and where to get the rest."""
+"""restore-diff datasets: the cards, their images on this disk, and where to get the rest."""
 
 import argparse
 import json
@@ -12,28 +12,28 @@ from restore_diff.data.cards import CardConfig, PartConfig, SplitConfig, find_ca
 from restore_diff.data.names import DataError
 from restore_diff.data.pairs import NotOnDisk, Split, find_pairs, places_of
 
-PROGRAM = "restore_diff datasets"
+PROGRAM = "restore-diff datasets"
 COLUMNS = ("card", "task", "train", "test", "licence", "where to get it")
 
 
 @dataclass(frozen=True)
 class SplitFound:
-    """What is on this disk of one split of a card."""
+    """The images of one split of a card on this disk."""
 
     split: SplitConfig
     num_found: int
     problem: str
-    """Why it cannot be used; empty if it can."""
+    """Reason why it cannot be used, or empty."""
     on_disk: bool
 
     def counts(self) -> str:
-        """`found/published`, without the latter for what joins other data sets."""
+        """Return `found/published`, or `found` for joined data sets."""
         found = "-" if self.problem else str(self.num_found)
         return f"{found}/{self.split.num_pairs}" if self.split.num_pairs is not None else found
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; see the exit codes in its help. Raises SystemExit for --help and malformed arguments."""
+    """Run the command; return the exit code of the help text. Raises SystemExit for --help and malformed arguments."""
     args = _parse(hyphenated(sys.argv[1:] if argv is None else argv))
     try:
         return _show(args)
@@ -47,21 +47,20 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog=f"python -m {PROGRAM}",
-        description="The known data sets: images found here / published, `-` where there are none or some are missing.",
+        prog=PROGRAM,
+        description="List the known data sets: images found / published, `-` if none or not all are found.",
         epilog="exit codes: 0 done, 2 bad usage or a card with mistakes, 130 interrupted",
         allow_abbrev=False,
     )
-    parser.add_argument("card", nargs="?", help="all that is known of this one, and where its files are expected")
-    parser.add_argument(
-        "--root", type=path, default=Path("data"), metavar="FOLDER", help="where their folders lie (default: data)"
-    )
+    parser.add_argument("card", nargs="?", help="print this card and the folders of its files")
+    root_help = "folder of the data sets (default: data)"
+    parser.add_argument("--root", type=path, default=Path("data"), metavar="FOLDER", help=root_help)
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args(argv)
 
 
 def _show(args: argparse.Namespace) -> int:
-    """Print what the arguments ask for of the cards that can be read, and complain of the others."""
+    """Print the valid cards; report the others on stderr."""
     cards = find_cards()
     if args.card is not None and args.card not in cards:
         raise DataError(f"{args.card}: no such card; {nearest_cards(args.card)}")
@@ -78,7 +77,7 @@ def _show(args: argparse.Namespace) -> int:
         say(json.dumps(described if args.card is None else described.get(args.card)))
     elif args.card is None:
         say(*_table([_row(name, card, found[name]) for name, card in loaded.items()]))
-        say("", f"counts: found below {args.root}/ of published; one in full: python -m {PROGRAM} CARD")
+        say("", f"counts: found below {args.root}/ of published; one in full: {PROGRAM} CARD")
     else:
         say(*(line for name, card in loaded.items() for line in _details(name, card, found[name])))
     for mistake in mistakes:

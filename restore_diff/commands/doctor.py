@@ -1,4 +1,4 @@
-"""python -m restore_diff doctor: check this machine, or data sets, and print what to do about each fault."""
+"""restore-diff doctor: check this machine, or data sets, and print what to do about each fault."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from restore_diff.doctor.machine import Check
     from restore_diff.doctor.sets import DataSet
 
-PROGRAM = "restore_diff doctor"
+PROGRAM = "restore-diff doctor"
 RUNS = Path("runs")
 
 
@@ -102,7 +102,7 @@ def _split(subjects: "list[DataSet]", args: argparse.Namespace) -> "Check":
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog=f"python -m {PROGRAM}",
+        prog=PROGRAM,
         description="Check this machine or, with --data, data sets: names, files, sizes, duplicates, and pictures that "
         "are in train and in test. Nothing is changed.",
         epilog="exit codes: 0 no failure, 2 at least one failure, or bad usage, 130 interrupted",
@@ -111,9 +111,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     sets = {"type": _source, "nargs": "+", "default": [], "action": "extend", "metavar": "SET"}
     parser.add_argument("--data", **sets, help="sets to check: a card, a folder, or DEGRADED:CLEAN")
     parser.add_argument("--against", **sets, help="other sets, searched for the pictures of --data")
-    parser.add_argument(
-        "--root", type=path, metavar="FOLDER", help="folder with the data of cards (default: data)"
-    )
+    parser.add_argument("--root", type=path, metavar="FOLDER", help="folder with the data of cards (default: data)")
     parser.add_argument("--cfg", action="append", default=[], metavar="FILE", help="check the needs of this config")
     parser.add_argument("--device", type=device, default="auto", metavar="auto|cpu|cuda[:N]|mps")
     parser.add_argument("--split", type=path, metavar="OUT", help="write a leak-free split to OUT/train and OUT/test")

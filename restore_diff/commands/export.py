@@ -1,4 +1,4 @@
-"""python -m restore_diff export and import-ckpt: convert weights to and from the files of other programs."""
+"""restore-diff export and import-ckpt: convert weights to and from the files of other programs."""
 
 import argparse
 from pathlib import Path

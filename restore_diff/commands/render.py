@@ -1,4 +1,4 @@
-"""python -m restore_diff render: clean photographs go in, pairs of them with rendered weather come out."""
+"""restore-diff render: clean photographs go in, pairs of them with rendered weather come out."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from restore_diff.commands.console import BAD_USAGE, INTERRUPTED, complain, coun
 from restore_diff.config import ConfigError, load_config
 from restore_diff.settings import COMBINATIONS
 
-PROGRAM = "restore_diff render"
+PROGRAM = "restore-diff render"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def _overrides(args: argparse.Namespace) -> list[str]:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog=f"python -m {PROGRAM}",
+        prog=PROGRAM,
         description="Render weather on clean photographs and write the pairs OUT/input/NAME.png, OUT/target/NAME.png, "
         "which data.train=OUT reads. What is rendered already is skipped.",
         epilog="exit codes: 0 all rendered, 2 bad usage, config or files, 3 some photographs failed (listed at the "

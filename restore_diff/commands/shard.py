@@ -1,4 +1,4 @@
-"""python -m restore_diff shard: copy a data set of many small files into a few zip files, for network disks."""
+"""restore-diff shard: copy a data set of many small files into a few zip files, for network disks."""
 
 import argparse
 import shutil
@@ -14,7 +14,7 @@ from restore_diff.data.names import DataError
 from restore_diff.data.pairs import PairList, Split, find_pairs
 from restore_diff.files import printable
 
-PROGRAM = "restore_diff shard"
+PROGRAM = "restore-diff shard"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -56,8 +56,10 @@ def write_shards(pairs: PairList, out: Path, pairs_per_shard: int) -> int:
                         if file is not None and file in members:
                             _add(archive, members.pop(file), file)
         if _shape(pairs) != _shape(find_pairs(str(part), "train", Path())):
-            rule = "give each pair a name of its own, and its clean image the same name"
-            raise DataError(f"{printable(out)}: not written, the names of {pairs.name} do not pair up; {rule}")
+            advice = "give each pair a name of its own, sorted, and its clean image the same name"
+            raise DataError(
+                f"{printable(out)}: not written, {pairs.name} would get other names or another order; {advice}"
+            )
         part.rename(out)
     return len(starts)
 
@@ -90,7 +92,7 @@ def _shape(pairs: PairList) -> list[tuple[str, bool, int]]:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog=f"python -m {PROGRAM}",
+        prog=PROGRAM,
         description="Copy a data set into OUT/000000.zip, OUT/000001.zip, ... and train with data.train=OUT, in the "
         "same order as from the files. For network disks on which opening many small files is slow.",
         epilog="exit codes: 0 done, 2 bad usage or files, 130 interrupted; OUT is written completely or not at all",

@@ -22,7 +22,7 @@ from restore_diff.commands.console import (
     printing,
     say,
 )
-from restore_diff.commands.test import Choice, score_test_set, set_folder, tell, validation
+from restore_diff.commands.scoring import Choice, score_test_set, set_folder, tell, validation
 from restore_diff.config import ConfigError, ExperimentConfig, repeated_overrides, to_dict, to_yaml
 from restore_diff.data.loading import TrainingBatches
 from restore_diff.data.pairs import PairList, shared_clean_images

@@ -13,7 +13,8 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator, model
 from yaml import YAMLError
 
 from restore_diff.data.names import DataError
-from restore_diff.settings import settings
+from restore_diff.files import bundled
+from restore_diff.settings import Weather, settings
 
 ANY_NAME = "(?P<id>.+)"
 
@@ -23,17 +24,11 @@ class LayoutConfig:
     """One arrangement of the files of a split on disk."""
 
     clean: str = Field(description="folder of the clean images, below data.root")
-    degraded: str | None = Field(
-        default=None, description="folder of the degraded images; omitted: weather is rendered"
-    )
-    clean_id: str = Field(
-        default=ANY_NAME, description="regular expression for the whole name; pairs share the group `id`"
-    )
+    degraded: str | None = Field(default=None, description="folder of the degraded images; default: rendered weather")
+    clean_id: str = Field(default=ANY_NAME, description="regular expression for whole names; pairs share group `id`")
     degraded_id: str = Field(default=ANY_NAME, description="likewise; files that do not match are ignored")
     files: tuple[str, ...] = Field(default=(), description="only these clean images of the folder; default: all")
-    package: str | None = Field(
-        default=None, description="installed Python package that holds the folders instead of data.root"
-    )
+    package: str | None = Field(default=None, description="installed package that holds the folders, not data.root")
 
     @field_validator("clean_id", "degraded_id")
     @classmethod
@@ -54,7 +49,7 @@ class PartConfig:
     card: str | None = Field(default=None, description="another card; its same split is used")
     folder: str | None = Field(default=None, description="or a folder of pairs or clean photographs, below data.root")
     weight: float = Field(default=1.0, gt=0, description="relative sampling weight in training")
-    weather: str | None = Field(default=None, description="rendered on its photographs, which must be clean")
+    weather: Weather | None = Field(default=None, description="rendered on its photographs, which must be clean")
 
     @model_validator(mode="after")
     def names_one_source(self) -> Self:
@@ -69,7 +64,7 @@ class SplitConfig:
 
     num_pairs: int | None = Field(default=None, ge=1, description="published number; required with layouts")
     layouts: tuple[LayoutConfig, ...] = Field(default=(), description="the first whose folders exist is used")
-    weather: str | None = Field(default=None, description="rendered on layouts without degraded images")
+    weather: Weather | None = Field(default=None, description="rendered on layouts without degraded images")
     parts: tuple[PartConfig, ...] = Field(default=(), description="data sets to join")
 
     @model_validator(mode="after")
@@ -107,8 +102,8 @@ class CardConfig:
 
 
 def find_cards() -> dict[str, Path]:
-    """Return the card files by name, from ./datasets and from this repository; the former have priority."""
-    folders = (Path(__file__).parents[2] / "datasets", Path("datasets"))
+    """Return the card files by name, from ./datasets and from the package; the former have priority."""
+    folders = (bundled("datasets"), Path("datasets"))
     return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
 
 

@@ -21,8 +21,15 @@ from restore_diff.files import printable, replace_atomically
 
 PNG_END = b"IEND\xae\x42\x60\x82"
 JPEG_END = b"\xff\xd9"
-WRITE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
-WRITE_FORMATS[".bmp"] = "BMP"
+WRITE_FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+}
 PNG_COMPRESSION = 4
 """Of 0 to 9. The default 6 takes twice the time, a quarter of a fast restoration, for 2 to 4 % smaller files."""
 EXIF_DIRECTORIES = (34665, 34853)

@@ -53,6 +53,7 @@ TURNS = (
 """Orientation by number: transposed (4), then mirrored top to bottom (2), then left to right (1)."""
 
 Kind = Literal["same pixels", "same picture", "same scene"]
+_Both = tuple[np.ndarray, np.ndarray]
 
 
 class Fingerprint(NamedTuple):
@@ -110,7 +111,7 @@ def find_matches(
     if not rows or not columns:
         return matches
     done = {(match.first, match.second) for match in matches}
-    table = _Descriptors.of([first[i] for i in rows])
+    table = _both_descriptors([first[i] for i in rows])
     for start in range(0, len(columns), BLOCK):
         block = columns[start : start + BLOCK]
         for row, column in _candidates(table, [others[j] for j in block], start if second is None else None):
@@ -171,37 +172,31 @@ def _windowed_correlation(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _same_pixels(first: Sequence[Fingerprint], second: Sequence[Fingerprint] | None) -> list[Match]:
-    seen: dict[bytes, int] = {}
-    matches: list[Match] = []
+    earliest: dict[bytes, int] = {}
     for i, one in enumerate(first):
-        if seen.setdefault(one.digest, i) != i and second is None:
-            matches.append(Match(seen[one.digest], i, "same pixels", 1.0, TURNS[0]))
-    for j, other in enumerate(second or ()):
-        if other.digest in seen:
-            matches.append(Match(seen[other.digest], j, "same pixels", 1.0, TURNS[0]))
-    return matches
+        earliest.setdefault(one.digest, i)
+    others = enumerate(first if second is None else second)
+    found = [(earliest[other.digest], j) for j, other in others if other.digest in earliest]
+    return [Match(i, j, "same pixels", 1.0, TURNS[0]) for i, j in found if second is not None or i != j]
 
 
 def _first_of_each(prints: Sequence[Fingerprint]) -> list[int]:
     return list({p.digest: i for i, p in reversed(list(enumerate(prints)))}.values())[::-1]
 
 
-class _Descriptors(NamedTuple):
-    """Descriptors of whole pictures and of pictures without their border, which the others may have lost."""
-
-    whole: np.ndarray
-    inner: np.ndarray
-
-    @classmethod
-    def of(cls, prints: Sequence[Fingerprint]) -> "_Descriptors":
-        return cls(descriptors(prints), descriptors(prints, BORDER_PX))
+def _both_descriptors(prints: Sequence[Fingerprint]) -> _Both:
+    """Return the descriptors of whole pictures and of pictures without their border, which the others may have lost."""
+    return descriptors(prints), descriptors(prints, BORDER_PX)
 
 
-def _candidates(table: _Descriptors, block: Sequence[Fingerprint], start: int | None) -> list[tuple[int, int]]:
+def _ways(ours: _Both, theirs: _Both) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    return (ours[0], theirs[0]), (ours[1], theirs[0]), (ours[0], theirs[1])
+
+
+def _candidates(table: _Both, block: Sequence[Fingerprint], start: int | None) -> list[tuple[int, int]]:
     """Return (position in the table, in the block) of candidates; `start`: the block's place in the table, if in it."""
-    whole, inner = _Descriptors.of(block)
-    alike = np.full((len(block), len(table.whole)), -1, np.float32)
-    for ours, theirs in ((whole, table.whole), (whole, table.inner), (inner, table.whole)):
+    alike = np.full((len(block), len(table[0])), -1, np.float32)
+    for ours, theirs in _ways(_both_descriptors(block), table):
         flat = theirs.reshape(len(theirs), -1).T
         for turn in range(len(TURNS)):
             np.maximum(alike, _turned(ours, turn).reshape(len(ours), -1) @ flat, out=alike)
@@ -230,8 +225,7 @@ def _turned_picture(picture: np.ndarray, turn: int) -> np.ndarray:
 
 def _verified(i: int, j: int, first: Fingerprint, second: Fingerprint) -> list[Match]:
     """Return the match of two candidates, if any, at the orientation and the border at which they fit best."""
-    ours, theirs = _Descriptors.of([first]), _Descriptors.of([second])
-    ways = ((ours.whole, theirs.whole), (ours.inner, theirs.whole), (ours.whole, theirs.inner))
+    ways = _ways(_both_descriptors([first]), _both_descriptors([second]))
     agreement, turn = max((float((a * _turned(b, turn)).sum()), turn) for a, b in ways for turn in range(len(TURNS)))
     moving = _turned_picture(second.thumbnail, turn)
     borders = [(lost, 0) for lost in range(BORDER_PX + 1)] + [(0, lost) for lost in range(1, BORDER_PX + 1)]

@@ -23,9 +23,7 @@ from restore_diff.data.pairs import (
     crop_to_min,
     different_sizes,
     files_of,
-    require_crops,
     require_equal_sizes,
-    without_small,
 )
 from restore_diff.randomness import generator, mix
 from restore_diff.settings import DataConfig
@@ -50,9 +48,8 @@ ENDLESS = 2**62
 def require_degraded(pairs: PairList, render: Renderer | None) -> None:
     """Raise DataError for clean photographs without weather to render."""
     if render is None and any(pair.degraded is None for pair in pairs.pairs):
-        raise DataError(
-            f"{pairs.name} holds clean photographs only: choose what to render on them, e.g. data.weather=rain"
-        )
+        advice = "choose what to render on them, e.g. data.weather=rain"
+        raise DataError(f"{pairs.name} holds clean photographs only: {advice}")
 
 
 class PairedImageDataset(Dataset[Pair]):
@@ -217,13 +214,6 @@ class Batch(NamedTuple):
     """Messages for damaged files whose pairs were replaced."""
 
 
-class _Read(NamedTuple):
-    pair: PairPath
-    images: list[Tensor]
-    """uint8 (3,H,W): clean, and degraded if it is read from a file."""
-    damaged: list[str]
-
-
 @dataclass(frozen=True)
 class Samples:
     """Sample k of the run, for any k."""
@@ -241,12 +231,11 @@ class Samples:
         pairs: list[PairPath] = []
         damaged: list[str] = []
         for place, group in groupby(positions, lambda position: position // self.config.crops_per_image):
-            read = self._read(place)
-            damaged += read.damaged
+            pair, images = self._read(place, damaged)
             for position in group:
                 draw = generator(self.seed, "augment", position)
-                crops.append(augment(read.images, self.config.crop_size_px, self.config.augmentation, draw))
-                pairs.append(read.pair)
+                crops.append(augment(images, self.config.crop_size_px, self.config.augmentation, draw))
+                pairs.append(pair)
         clean = torch.stack([crop[0] for crop in crops]).float() / 255
         names = [pair.name for pair in pairs]
         if not self.conditional:
@@ -265,9 +254,11 @@ class Samples:
                 weathers[row] = kind
         return Batch(clean, degraded, positions, names, weathers, tuple(damaged))
 
-    def _read(self, place: int) -> _Read:
-        """Read the pair at this place; with on_bad=skip, the next pair whose files are intact."""
-        damaged: list[str] = []
+    def _read(self, place: int, damaged: list[str]) -> tuple[PairPath, list[Tensor]]:
+        """Read the pair at this place, uint8 (3,H,W): clean, and degraded if it is a file.
+
+        With on_bad=skip, the next pair whose files are intact; messages for the others are appended to `damaged`.
+        """
         for candidate in range(place, place + MAX_REPLACED):
             pair = self.order.pair(candidate)
             try:
@@ -279,7 +270,7 @@ class Samples:
                 continue
             if self.config.on_small == "pad":
                 images = [pad_to(image, self.config.crop_size_px) for image in images]
-            return _Read(pair, images, damaged)
+            return pair, images
         raise ImageError(f"{damaged[-1]}; so are the {MAX_REPLACED - 1} pairs before it")
 
 
@@ -333,73 +324,63 @@ class TrainingBatches:
         self.num_images, self.num_cached = len(scan.sizes), images.num_cached
         """Number of files, degraded and clean, and how many of them stay decoded in memory."""
         self.order = Order(croppable, seed)
-        self._samples = Samples(self.order, images, render, config, seed, conditional)
-        self._split = _Split(batch_size, num_micro_batches, batch_size // parts, rank, world)
+        samples = Samples(self.order, images, render, config, seed, conditional)
+        self._micro_batches = _MicroBatches(samples, batch_size, num_micro_batches, rank, world)
 
     def iter_from(self, step: int) -> Iterator[Batch]:
         """Yield the batches of this process from `step` on without end, `num_micro_batches` for each step."""
-        config = self._samples.config
+        samples = self._micro_batches.samples
+        config = samples.config
         loader = DataLoader(
-            _MicroBatches(self._samples, self._split),
+            self._micro_batches,
             batch_size=None,
-            sampler=range(step * self._split.num_micro_batches, ENDLESS),
+            sampler=range(step * self._micro_batches.num_micro_batches, ENDLESS),
             num_workers=config.num_workers,
             prefetch_factor=4 if config.num_workers else None,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_leave_process_group,
-            generator=generator(self._samples.seed, "workers"),  # otherwise the global generator is used
+            generator=generator(samples.seed, "workers"),  # otherwise the global generator is used
         )
         for batch in loader:
             if isinstance(batch, ImageError):
                 raise batch
-            self._warn(batch.damaged)
+            for problem in batch.damaged:
+                if problem not in self._warned:
+                    self._warned.add(problem)
+                    log.warning("skipped: %s", problem)
             yield batch
-
-    def _warn(self, damaged: Sequence[str]) -> None:
-        """Warn of each damaged file once."""
-        for problem in damaged:
-            if problem not in self._warned:
-                self._warned.add(problem)
-                log.warning("skipped: %s", problem)
-
-
-class _Split(NamedTuple):
-    """Positions of the samples of a micro batch of this process."""
-
-    batch_size: int
-    num_micro_batches: int
-    micro_batch_size: int
-    rank: int
-    world: int
-
-    def positions(self, index: int) -> list[int]:
-        step, micro = divmod(index, self.num_micro_batches)
-        first = step * self.batch_size + (micro * self.world + self.rank) * self.micro_batch_size
-        return list(range(first, first + self.micro_batch_size))
 
 
 class _MicroBatches(Dataset[Batch | ImageError]):
-    """Micro batch number `index` of the run, or the error that prevents it."""
+    """Micro batch number `index` of this process, or the error that prevents it."""
 
-    def __init__(self, samples: Samples, split: _Split):
+    def __init__(self, samples: Samples, batch_size: int, num_micro_batches: int, rank: int, world: int):
         self.samples = samples
-        self.split = split
+        self.batch_size, self.num_micro_batches = batch_size, num_micro_batches
+        self.rank, self.world = rank, world
 
     def __getitem__(self, index: int) -> Batch | ImageError:
+        step, micro = divmod(index, self.num_micro_batches)
+        size = self.batch_size // (self.num_micro_batches * self.world)
+        first = step * self.batch_size + (micro * self.world + self.rank) * size
         try:
-            return self.samples.batch(self.split.positions(index))
+            return self.samples.batch(list(range(first, first + size)))
         except ImageError as error:
             return error  # raised in a worker, its message would be a traceback
 
 
 def _croppable(pairs: PairList, sizes: Sizes, config: DataConfig) -> PairList:
-    """Return the pairs to crop, with small images kept or left out according to the config. Raises DataError."""
+    """Return the pairs to crop, without small ones if the config skips them. DataError for sizes that do not fit."""
     require_equal_sizes(pairs, sizes)
-    if config.on_small == "error":
-        require_crops(pairs, sizes, config.crop_size_px)
+    small = {p.clean: sizes[p.clean] for p in pairs.pairs if min(sizes.get(p.clean, [ENDLESS])) < config.crop_size_px}
+    if small and config.on_small == "error":
+        named = first_names([f"{path} is {width}x{height}" for path, (height, width) in small.items()])
+        rule = f"{len(small)} images are smaller than data.crop_size_px={config.crop_size_px}"
+        advice = "set data.on_small=pad or skip, or a smaller crop"
+        raise DataError(f"{pairs.name}: {rule}: {named}; {advice}")
     if config.on_small != "skip":
         return pairs
-    return without_small(pairs, sizes, config.crop_size_px)
+    return replace(pairs, pairs=tuple(pair for pair in pairs.pairs if pair.clean not in small))
 
 
 def _warn_at_start(pairs: PairList, croppable: PairList, damaged: Sequence[str]) -> None:

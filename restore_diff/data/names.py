@@ -40,7 +40,11 @@ def list_images(folder: Path, recursive: bool = True) -> dict[str, Path]:
 
     An image is recognised by suffix or content; hidden files are ignored. DataError for no image or a repeated name.
     """
-    files = _visible_files(folder, recursive)
+    files: list[Path] = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if recursive and not name.startswith((".", "__MACOSX"))]
+        files += [Path(parent) / name for name in names if not name.startswith(".")]
+    files = sorted(path for path in files if path.is_file())
     images: dict[str, Path] = {}
     for path in files:
         if path.suffix.lower() not in SUFFIXES and not is_image(path):
@@ -58,14 +62,6 @@ def first_names(names: Sequence[str]) -> str:
     """Return `a, b, ... and 3 more`: the first names and the number of the others."""
     shown = ", ".join(names[:MAX_NAMED])
     return shown if len(names) <= MAX_NAMED else f"{shown}, ... and {len(names) - MAX_NAMED} more"
-
-
-def _visible_files(folder: Path, recursive: bool) -> list[Path]:
-    found: list[Path] = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if recursive and not name.startswith((".", "__MACOSX"))]
-        found += [Path(parent) / name for name in names if not name.startswith(".")]
-    return [path for path in sorted(found) if path.is_file()]
 
 
 Key = Callable[[str], str | None]

@@ -209,7 +209,7 @@ def _from_folder(folder: Path, split: Split) -> PairList:
         if zips_in(base):
             return PairList(folder.name, _pairs_in_zips(base))
         if ".tar" in suffixes:
-            command = "python -m restore_diff shard -i FOLDER -o SHARDS"
+            command = "restore-diff shard -i FOLDER -o SHARDS"
             raise DataError(f"{base}: tar files are not read; unpack them into FOLDER, then write zip files: {command}")
     photographs = list_images(base, recursive=False)
     return PairList(folder.name, tuple(PairPath(None, path, name) for name, path in photographs.items()))
@@ -309,25 +309,6 @@ def require_equal_sizes(pairs: PairList, sizes: Sizes) -> int:
 def size_difference(first: tuple[int, int], second: tuple[int, int]) -> int:
     """Return the larger difference in pixels between two heights and two widths."""
     return max(abs(left - right) for left, right in zip(first, second, strict=True))
-
-
-def require_crops(pairs: PairList, sizes: Sizes, crop_size_px: int) -> None:
-    """Raise DataError that names the images smaller than the crop."""
-    small = list(dict.fromkeys(p.clean for p in pairs.pairs if _is_small(p, sizes, crop_size_px)))
-    if small:
-        named = first_names([f"{path} is {sizes[path][1]}x{sizes[path][0]}" for path in small])
-        rule = f"{len(small)} images are smaller than data.crop_size_px={crop_size_px}"
-        advice = "set data.on_small=pad or skip, or a smaller crop"
-        raise DataError(f"{pairs.name}: {rule}: {named}; {advice}")
-
-
-def without_small(pairs: PairList, sizes: Sizes, crop_size_px: int) -> PairList:
-    """Return the pairs that are not smaller than the crop; there may be none."""
-    return replace(pairs, pairs=tuple(pair for pair in pairs.pairs if not _is_small(pair, sizes, crop_size_px)))
-
-
-def _is_small(pair: PairPath, sizes: Sizes, crop_size_px: int) -> bool:
-    return pair.clean in sizes and min(sizes[pair.clean]) < crop_size_px
 
 
 def hold_out(pairs: PairList, num_clean: int) -> tuple[PairList, PairList | None]:

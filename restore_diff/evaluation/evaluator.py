@@ -1,4 +1,7 @@
-"""What an image is scored by, on its 8-bit levels: scoring in memory equals scoring the saved PNG, bit for bit."""
+"""Restore and score the images of a test set, on 8-bit levels: equal, bit for bit, to scoring the saved PNG files.
+
+One image at a time: padding, resizing or cropping images into a batch would change their scores.
+"""
 
 import math
 import time
@@ -17,30 +20,30 @@ from restore_diff.metrics.protocols import PROTOCOLS
 from restore_diff.tensors import Images
 
 INPUT = "_input"
-"""End of the names of those columns that hold the scores of the degraded image itself."""
+"""Suffix of columns with the scores of the degraded image."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """The scores of one image restored with one seed."""
+    """Scores of one image restored with one seed."""
 
     name: str
     width: int
     height: int
     seed: int
     scores: dict[str, float]
-    """By column: psnr_<protocol> in dB, ssim_<protocol>, lpips_<net>; ending in `INPUT`, of the degraded image."""
+    """By column: psnr_<protocol> in dB, ssim_<protocol>, lpips_<net>; with `INPUT` appended, of the degraded image."""
     seconds: float
-    """Time that restoring took."""
+    """Restoration time."""
     flags: tuple[str, ...] = ()
-    """identical: to the clean image; nonfinite: pixels that are not numbers; small: too few pixels for some metric;
-    grey: the clean image has no colour; cropped: to the size that it shares with the clean image."""
+    """identical: equal to the clean image; nonfinite: pixels not finite; small: too small for some metric;
+    grey: the clean image has no colour; cropped: cut to the size shared with the clean image."""
 
 
 class Scorer:
-    """Scores uint8 images under metric protocols, and by LPIPS where it is given.
+    """Score uint8 images under metric protocols and, if given, by LPIPS.
 
-    `protocols` are names in `metrics.protocols.PROTOCOLS`; of `metrics`, psnr and ssim are computed under each.
+    `protocols` are names in `metrics.protocols.PROTOCOLS`; psnr and ssim, where in `metrics`, are computed under each.
     """
 
     def __init__(
@@ -51,7 +54,7 @@ class Scorer:
         self.metrics = metrics
 
     def __call__(self, image: Tensor, clean: Tensor) -> dict[str, float]:
-        """The scores by column of a uint8 (3, H, W) image; inf and NaN as the metrics give them."""
+        """Return the scores of a uint8 (3, H, W) image by column; inf and NaN are kept."""
         pred, target = image[None], clean[None]
         scores: dict[str, float] = {}
         for protocol in self.protocols:
@@ -65,21 +68,16 @@ class Scorer:
 
 
 def quantize(images: Images) -> Tensor:
-    """The uint8 levels that a PNG of images in [0, 1] holds, rounded half up; 0 where a pixel is not finite."""
+    """Round images in [0, 1] half up to uint8 levels, as a PNG holds them; 0 where a pixel is not finite."""
     return to_levels(images).nan_to_num_(0).to(torch.uint8)
 
 
 def flags_of(scores: dict[str, float], image: Tensor, clean: Tensor) -> tuple[str, ...]:
-    """The flags of a uint8 image (3, H, W), all of whose pixels are finite."""
-    small = any(score != score for score in scores.values())
+    """Return the flags of a finite uint8 (3, H, W) image."""
+    small = any(map(math.isnan, scores.values()))
     grey = bool((clean == clean[:1]).all())
     return ("identical",) * torch.equal(image, clean) + ("small",) * small + ("grey",) * grey
 
-
-# A restorer scored over a test set, image by image.
-#
-# One at a time, whatever their sizes: an image is never padded, resized or cropped to go with others, which would change
-# its score.
 
 Restore = Callable[[Images, Sequence[str], int], Images]
 """(degraded (1, 3, H, W) in [0, 1], names, seed) -> restored, likewise. `Restorer.restore` is one."""
@@ -97,17 +95,9 @@ class PairDataset(Protocol):
 
 
 class Evaluator:
-    """Restores each image of a test set and scores it, and the degraded image, against the clean one.
+    """Restore each image of a test set; score it and the degraded image against the clean one, on `device`."""
 
-    `device` is where images are restored from and scored.
-    """
-
-    def __init__(
-        self,
-        restore: Restore,
-        scorer: Scorer,
-        device: torch.device | str = "cpu",
-    ) -> None:
+    def __init__(self, restore: Restore, scorer: Scorer, device: torch.device | str = "cpu") -> None:
         self.restore = restore
         self.scorer = scorer
         self.device = torch.device(device)
@@ -119,10 +109,10 @@ class Evaluator:
         on_image: OnImage | None = None,
         share: Share = WHOLE,
     ) -> list[Row]:
-        """One row per image and seed, in the order of the data set; `on_image` sees those of this process's share.
+        """Return one row per image and seed, in the order of the data set; `on_image` gets those of this process.
 
-        Images are rounded to 8-bit levels first. One that is not finite, or whose restoring raises FloatingPointError,
-        scores NaN throughout and is flagged.
+        Images are rounded to 8-bit levels first. An image that is not finite, or whose restoration raises
+        FloatingPointError, scores NaN and is flagged.
         """
         return share.all_rows(lambda: self._rows(dataset, share.positions(len(dataset)), seeds, on_image))
 
@@ -143,7 +133,7 @@ class Evaluator:
         return rows
 
     def restored(self, pair: Pair, seed: int = 0) -> Tensor | None:
-        """The restored image, uint8 (3, H, W) on the evaluator's device; None if it is not finite."""
+        """Restore one image: uint8 (3, H, W) on the evaluator's device; None if it is not finite."""
         try:
             images = self.restore(pair.degraded[None].to(self.device), [pair.name], seed)
         except FloatingPointError:
@@ -152,7 +142,7 @@ class Evaluator:
 
     def _score(self, pair: Pair, clean: Tensor, input_scores: dict[str, float], seed: int) -> tuple[Row, Tensor]:
         started = time.perf_counter()
-        restored = self.restored(pair, seed)  # has waited for the device: it looks at the values
+        restored = self.restored(pair, seed)  # isfinite() waits for the device
         seconds = time.perf_counter() - started
         if restored is None:
             restored = torch.zeros_like(clean)

@@ -1,9 +1,9 @@
-"""Finished images scored against clean ones: two folders, no model."""
+"""Score finished images of a folder, without a model: against clean images, by no-reference metrics, by FID and KID."""
 
 import dataclasses
-import json
+import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,44 +16,28 @@ from restore_diff.data.pairs import MOST_CROPPED_PX, crop_to_min, size_differenc
 from restore_diff.distributed import WHOLE, Share
 from restore_diff.environment import environment
 from restore_diff.evaluation.evaluator import Row, Scorer, flags_of
-from restore_diff.evaluation.report import Statistics, per_image_csv, summarise
-from restore_diff.files import replace_atomically
+from restore_diff.evaluation.report import half_interval, summarise, write_csv, write_json
 from restore_diff.metrics.distribution import LICENCE, RESIZE, InceptionDistance, NoReference
 from restore_diff.metrics.perceptual import MetricUnavailable
 
 
 def score_folders(
-    pred: Path,
-    target: Path,
-    scorer: Scorer,
-    *,
-    allow_jpeg: bool = False,
-    may_crop: bool = False,
-    on_image: Callable[[Row], None] | None = None,
-    share: Share = WHOLE,
+    pred: Path, target: Path, scorer: Scorer, allow_jpeg: bool = False, may_crop: bool = False, share: Share = WHOLE
 ) -> list[Row]:
-    """One row per image of `pred`, with its clean partner in `target` found by name; scored where `share` says.
+    """Score each image of `pred` against the image of the same name in `target`; one row per image.
 
-    DataError, before anything is scored, where an image has no partner, where sizes differ, as nothing is ever resized,
-    and cropped by a few pixels only if `may_crop`; and, unless allowed, for images in `pred` that are JPEG: saving as
-    JPEG has changed them by more than methods differ.
+    DataError, before anything is scored, where an image has no partner, where sizes differ (images are never resized;
+    up to 8 px are cropped if `may_crop`), and for JPEG files in `pred` unless `allow_jpeg`: JPEG compression changes
+    scores by more than methods differ.
     """
     pairs = pair_folders(pred, target)
     _check(pairs, allow_jpeg, MOST_CROPPED_PX if may_crop else 0)
 
-    def score() -> list[Row]:
-        rows: list[Row] = []
-        for index in share.positions(len(pairs)):
-            rows.append(_score(pairs[index], scorer))
-            if on_image is not None:
-                on_image(rows[-1])
-        return rows
-
-    return share.all_rows(score)
+    return share.all_rows(lambda: [_score(pairs[index], scorer) for index in share.positions(len(pairs))])
 
 
 def pair_folders(pred: Path, target: Path) -> list[PairPath]:
-    """The pairs by name, those of `data.names.match_by_habit`. DataError unless both folders are used up."""
+    """Pair the images of two folders by name (`match_by_habit`). DataError where an image has no partner."""
     matches = match_by_habit(list_images(pred), list_images(target))
     problems = [
         f"{len(names)} images of {folder} have no partner in {other} ({first_names(names)})"
@@ -87,26 +71,25 @@ def _check(pairs: Sequence[PairPath], allow_jpeg: bool, most_cropped_px: int) ->
             if image.format == "JPEG":
                 lossy.append(pair.degraded.name)
     if sizes:
-        few = f"--crop-to-min cuts up to {MOST_CROPPED_PX} px"
-        advice = f"more than {most_cropped_px} px is not a border that was cut" if most_cropped_px else few
+        advice = f"--crop-to-min cuts at most {MOST_CROPPED_PX} px"
         raise DataError(f"{len(sizes)} images differ in size from their clean partners: {first_names(sizes)}; {advice}")
     if lossy and not allow_jpeg:
         raise DataError(
             f"{len(lossy)} images to score are JPEG, which changed them: {first_names(lossy)}; "
-            "score PNG files, or allow JPEG and say so beside the numbers"
+            "score PNG files, or use --allow-jpeg and report it with the numbers"
         )
 
 
-# Images without ground truth: a folder of them scored by no-reference metrics, the tool and its version named.
+# Images without ground truth.
 
 
 def score_images(
     folder: Path, names: Sequence[str], device: torch.device, share: Share = WHOLE, *, download: bool = False
 ) -> tuple[list[Row], NoReference]:
-    """One row per image of `folder`, and the metrics that scored it.
+    """Score each image of `folder` by no-reference metrics; return the rows and the metrics.
 
-    A score that a metric does not give is NaN, and the row flagged `small`. Missing weights are fetched only with
-    `download`. DataError, MetricUnavailable.
+    A missing score is NaN and flagged `small`. Missing weights are fetched only with `download`. Raises DataError,
+    MetricUnavailable.
     """
     images = list(list_images(folder).items())
     metric = NoReference(names, device, download=download)
@@ -116,7 +99,7 @@ def score_images(
         for name, path in (images[index] for index in share.positions(len(images))):
             image = read_rgb_uint8(path)
             scores = metric(image)
-            flags = ("small",) * any(score != score for score in scores.values())
+            flags = ("small",) * any(map(math.isnan, scores.values()))
             rows.append(Row(name, image.shape[-1], image.shape[-2], 0, scores, 0.0, flags))
         return rows
 
@@ -124,10 +107,9 @@ def score_images(
 
 
 def write_no_reference(folder: Path, rows: Sequence[Row], metric: NoReference) -> None:
-    """Write no_reference.csv and no_reference.json to a folder, which is made."""
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_atomically(folder / "no_reference.csv", per_image_csv(rows).encode("utf-8", "surrogateescape"))
-    found: dict[str, Any] = {
+    """Write no_reference.csv and no_reference.json to a folder, created if needed."""
+    write_csv(folder / "no_reference.csv", rows)
+    content = {
         "tool": f"pyiqa {metric.version}",
         "licence": LICENCE,
         "n": len(rows),
@@ -136,37 +118,31 @@ def write_no_reference(folder: Path, rows: Sequence[Row], metric: NoReference) -
         "not_computed": metric.not_computed,
         "environment": environment() | {"argv": sys.argv},
     }
-    replace_atomically(folder / "no_reference.json", (json.dumps(found, indent=2, allow_nan=False) + "\n").encode())
+    write_json(folder / "no_reference.json", content)
 
 
 def no_reference_table(rows: Sequence[Row], metric: NoReference) -> str:
-    """One line per metric, the tool with its licence, and what was not computed."""
+    """Console table: tool and licence, one line per metric, and the metrics not computed."""
     lines = [f"{len(rows)} images without ground truth, by pyiqa {metric.version} ({LICENCE})"]
     for name, statistics in summarise(rows).items():
         better = "lower" if metric.lower_is_better[name] else "higher"
-        lines.append(f"  {name}  {_text(statistics)}, {better} is better")
+        mean = "no image has a score"
+        if statistics.mean is not None:
+            mean = f"{statistics.mean:.3f}{half_interval(statistics, 3)}"
+        lines.append(f"  {name}  {mean}, {better} is better")
     return "\n".join(lines + [f"  {name} not computed: {reason}" for name, reason in metric.not_computed.items()])
 
 
-def _text(statistics: Statistics) -> str:
-    if statistics.mean is None:
-        return "no image has a score"
-    if statistics.ci95 is None:
-        return f"{statistics.mean:.3f} (n={statistics.n})"
-    low, high = statistics.ci95
-    return f"{statistics.mean:.3f} ± {(high - low) / 2:.3f} (95% CI, n={statistics.n})"
+# Distance between the set of restored images and the set of clean images: FID and KID.
 
-
-# How far the restored images of a test set, taken together, are from its clean ones: FID and KID.
-
-LEAST_IMAGES = 2048
-"""Inception's number of features: with fewer images the covariances in FID are of too low a rank."""
+MIN_IMAGES = 2048
+"""Inception's number of features: with fewer images the covariances in FID are rank-deficient."""
 
 
 def score_distributions(
     pairs: Sequence[PairPath], folder: Path, device: torch.device, *, download: bool = False
 ) -> list[str]:
-    """Compare the images of finished pairs with their clean ones; write distribution.json; return lines to print."""
+    """Compute FID and KID of finished pairs; write distribution.json to `folder`; return lines to print."""
     found: dict[str, Any] = {"n": len(pairs), "resize": RESIZE, "environment": environment() | {"argv": sys.argv}}
     try:
         metric = InceptionDistance(device, download=download)
@@ -175,11 +151,10 @@ def score_distributions(
         found |= {"status": "computed", "tool": metric.tool} | distances._asdict()
         kid = f"KID {distances.kid:.5f} ± {distances.kid_std:.5f}"
         lines = [f"FID {distances.fid:.3f}, {kid} (n={len(pairs)}, {metric.tool}, {RESIZE})"]
-        if len(pairs) < LEAST_IMAGES:
-            lines.append(f"warning: of {len(pairs)} images, fewer than 2,048, FID is biased upwards: read KID")
+        if len(pairs) < MIN_IMAGES:
+            lines.append(f"warning: FID of {len(pairs)} images (fewer than 2,048) is biased upwards; use KID")
     except MetricUnavailable as reason:
         found |= {"status": "unavailable", "reason": str(reason)}
         lines = [f"FID, KID not computed: {reason}"]
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_atomically(folder / "distribution.json", (json.dumps(found, indent=2, allow_nan=False) + "\n").encode())
+    write_json(folder / "distribution.json", found)
     return lines

@@ -1,13 +1,15 @@
-"""Panels of examples, and plots."""
+"""Pictures of an evaluation: a panel of examples, and quality against number of steps and time with its table."""
 
+import csv
+import io
 import math
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
@@ -16,8 +18,8 @@ from torchvision.utils import make_grid
 from restore_diff.data.images import write_image
 from restore_diff.data.pairs import Pair
 from restore_diff.evaluation.evaluator import INPUT, PairDataset, Row
-
-# One picture of a test set: the images restored best, those in the middle, and the worst.
+from restore_diff.evaluation.report import Metric, Report, metrics_of
+from restore_diff.files import replace_atomically
 
 NUM_PER_KIND = 3
 MAX_SIDE_PX = 480
@@ -27,7 +29,7 @@ ERROR_SCALE = 4
 
 
 class Example(NamedTuple):
-    """An image of the test set and the line above it."""
+    """Image of the test set with its caption."""
 
     position: int
     """In the test set."""
@@ -36,13 +38,12 @@ class Example(NamedTuple):
 
 
 def choose_examples(rows: Sequence[Row], column: str) -> list[Example]:
-    """The three best, middle and worst images by a PSNR or SSIM column, each once; fewer where there are fewer.
+    """Choose the three best, middle and worst images by a PSNR or SSIM column, each image once.
 
-    `rows` are those of `Evaluator.evaluate`, in its order. The first seed is shown; images without a score are not.
+    `rows` are those of `Evaluator.evaluate`, in its order. Only the first seed counts; images without a score do not.
     """
     positions = {name: index for index, name in enumerate(dict.fromkeys(row.name for row in rows))}
-    seed = rows[0].seed if rows else 0
-    scored = [row for row in rows if row.seed == seed and row.scores[column] == row.scores[column]]
+    scored = [row for row in rows if row.seed == rows[0].seed and not math.isnan(row.scores[column])]
     ranked = sorted(scored, key=lambda row: row.scores[column], reverse=True)
     middle = max((len(ranked) - NUM_PER_KIND) // 2, 0)
     starts = {"best": 0, "middle": middle, "worst": max(len(ranked) - NUM_PER_KIND, 0)}
@@ -58,9 +59,9 @@ def choose_examples(rows: Sequence[Row], column: str) -> list[Example]:
 def draw_panel(
     path: Path, examples: Sequence[Example], dataset: PairDataset, restored: Callable[[Pair, int], Tensor | None]
 ) -> None:
-    """Write a PNG with a line of degraded, restored, clean and four times the error for each example.
+    """Write a PNG with one line per example: degraded, restored, clean, and the error times four.
 
-    `restored` is `Evaluator.restored`, which makes again what it made before. Images above 480 px are shown smaller.
+    `restored` is `Evaluator.restored`, which is deterministic. Images above 480 px are shrunk.
     """
     if not examples:
         raise ValueError("a panel needs at least one image with a score")
@@ -79,7 +80,7 @@ def _line(pair: Pair, example: Example, restored: Callable[[Pair, int], Tensor |
     tiles = F.pad(tiles, (0, 0, CAPTION_PX, 0), value=1.0)
     picture = to_pil_image(make_grid(tiles, nrow=len(tiles), padding=GAP_PX, pad_value=1.0))
     text = f"{example.caption}   (degraded | restored | clean | error x{ERROR_SCALE})"
-    printable = text.encode("ascii", "replace").decode()  # all that the built-in font has for certain
+    printable = text.encode("ascii", "replace").decode()  # the built-in font may lack other characters
     ImageDraw.Draw(picture).text((GAP_PX, GAP_PX), printable, fill=(0, 0, 0))
     return pil_to_tensor(picture).float() / 255
 
@@ -93,125 +94,81 @@ def _shrunk(image: Tensor) -> Tensor:
     return F.interpolate(image[None], size, mode="area")[0]
 
 
-# Small line plots in a grid, drawn by Pillow: enough for a few curves, without a plotting library.
+# Sweep: quality against the number of steps and the time.
 
-WIDTH_PX, HEIGHT_PX = 460, 300
-LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX = 64, 20, 34, 52
-LEGEND_LINE_PX = 18
-"""Below the axes, two curves on a line."""
-SCALE = 2
-"""Drawn larger by this and shrunk, which makes the lines smooth."""
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8a6d00", "#444444")
-"""Those of Okabe and Ito (2008), which the colour-blind can tell apart, as far as they are dark enough for lines."""
-GRID, INK = "#e2e2e2", "#222222"
+Sweep = Mapping[int, Report]
+"""Reports of one test set under the same protocols, by number of steps in ascending order."""
+
+Y_LABELS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS (lower is better)"}
 
 
-class Curve(NamedTuple):
-    label: str
-    points: Sequence[tuple[float, float]]
-    """(x, y) in the order in which they are joined; x above 0."""
+def seconds_per_image(report: Report) -> float:
+    """Median restoration time, so that the warm-up of the first image has no effect."""
+    return median(row.seconds for row in report.rows)
 
 
-class Plot(NamedTuple):
-    """Curves over a logarithmic x axis."""
-
-    x_label: str
-    y_label: str
-    curves: Sequence[Curve]
-    x_ticks: Sequence[float]
-
-
-def draw_plots(path: Path, rows: Sequence[Sequence[Plot]]) -> None:
-    """Write a PNG with a grid of plots. Points that are not finite are left out."""
-    heights = [HEIGHT_PX + LEGEND_LINE_PX * max(-(-len(plot.curves) // 2) for plot in row) for row in rows]
-    width, height = WIDTH_PX * max(len(row) for row in rows), sum(heights)
-    picture = Image.new("RGB", (width * SCALE, height * SCALE), "white")
-    draw = ImageDraw.Draw(picture)
-    for row, plots in enumerate(rows):
-        for column, plot in enumerate(plots):
-            _Axes(draw, column * WIDTH_PX, sum(heights[:row]), plot).draw_all()
-    shrunk = picture.resize((width, height), Image.Resampling.LANCZOS)
-    write_image(path, pil_to_tensor(shrunk).float() / 255)
+def write_sweep(folder: Path, sweep: Sweep) -> str:
+    """Write sweep.csv and, where matplotlib is installed, sweep.png to a folder; return a line to print."""
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_atomically(folder / "sweep.csv", sweep_csv(sweep).encode())
+    picture = folder / "sweep.png"
+    picture.unlink(missing_ok=True)
+    try:
+        draw_sweep(picture, sweep)
+    except ImportError:
+        return f'wrote {folder}/: sweep.csv; for the plot: pip install "restore_diff[plots]"'
+    return f"wrote {folder}/: sweep.csv, sweep.png"
 
 
-def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """At most `most` round values (1, 2 or 5 times a power of ten apart) within [low, high]."""
-    span = max(high - low, 1e-12)
-    exponent = math.floor(math.log10(span / most))
-    steps = (factor * 10.0 ** (exponent + shift) for shift in (0, 1, 2) for factor in (1, 2, 5))
-    step = next(step for step in steps if span / step <= most - 1)
-    return [index * step for index in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+def sweep_csv(sweep: Sweep) -> str:
+    """CSV with num_steps, seconds_per_image and the mean of each metric; nan where no image has a score."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    metrics = _metrics(sweep)
+    writer.writerow(["num_steps", "seconds_per_image", *(metric.column for metric in metrics)])
+    for num_steps, report in sweep.items():
+        means = [f"{_mean(report, metric):.{metric.decimals + 4}f}" for metric in metrics]
+        writer.writerow([num_steps, f"{seconds_per_image(report):.4f}", *means])
+    return text.getvalue()
 
 
-def decade_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten, from the last one at or below `low` to the first at or above `high`."""
-    exponents = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 2)
-    ticks = [factor * 10.0**exponent for exponent in exponents for factor in (1, 2, 5)]
-    first = max(tick for tick in ticks if tick <= low * (1 + 1e-9))
-    last = min(tick for tick in ticks if tick >= high * (1 - 1e-9))
-    return [tick for tick in ticks if first <= tick <= last]
+def sweep_table(sweep: Sweep) -> str:
+    """Console table with one line per number of steps."""
+    metrics = _metrics(sweep)
+    lines = [["steps", "s/image", *(metric.label for metric in metrics)]]
+    for num_steps, report in sweep.items():
+        means = [f"{_mean(report, metric):.{metric.decimals}f}" for metric in metrics]
+        lines.append([str(num_steps), f"{seconds_per_image(report):.3f}", *means])
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
-class _Axes:
-    """One plot at a place in the picture. Public coordinates are pixels before enlargement."""
+def draw_sweep(path: Path, sweep: Sweep) -> None:
+    """Write a PNG with one row of plots per kind of metric: against steps and against time, on logarithmic axes."""
+    from matplotlib.figure import Figure  # optional; a Figure without pyplot draws with Agg and keeps no global state
 
-    def __init__(self, draw: ImageDraw.ImageDraw, x: int, y: int, plot: Plot) -> None:
-        self.draw = draw
-        self.plot = plot
-        self.left, self.right = x + LEFT_PX, x + WIDTH_PX - RIGHT_PX
-        self.top, self.bottom = y + TOP_PX, y + HEIGHT_PX - BOTTOM_PX
-        self.font = ImageFont.load_default(12 * SCALE)
-        points = [point for curve in plot.curves for point in _finite(curve)]
-        values = [y for _, y in points] or [0.0]
-        margin = 0.06 * (max(values) - min(values)) or 0.5
-        self.y_low, self.y_high = min(values) - margin, max(values) + margin
-        places = [x for x, _ in points] + list(plot.x_ticks)
-        self.x_low, self.x_high = min(places) / 1.12, max(places) * 1.12
-
-    def draw_all(self) -> None:
-        """Grid, labels, then the curves over them."""
-        for value in nice_ticks(self.y_low, self.y_high):
-            self._line((self.left, self._y(value)), (self.right, self._y(value)), GRID)
-            self._text((self.left - 6, self._y(value)), f"{value:.4g}", "rm")
-        free_from = 0.0
-        for value in self.plot.x_ticks:
-            self._line((self._x(value), self.top), (self._x(value), self.bottom), GRID)
-            half = self.draw.textlength(f"{value:.4g}", self.font) / SCALE / 2
-            if self._x(value) - half >= free_from:
-                self._text((self._x(value), self.bottom + 6), f"{value:.4g}", "ma")
-                free_from = self._x(value) + half + 3
-        self._line((self.left, self.top), (self.left, self.bottom), INK)
-        self._line((self.left, self.bottom), (self.right, self.bottom), INK)
-        self._text(((self.left + self.right) / 2, self.bottom + 26), self.plot.x_label, "ma")
-        self._text((self.left - 48, self.top - 10), self.plot.y_label, "ls")
-        for index, curve in enumerate(self.plot.curves):
-            colour = COLOURS[index % len(COLOURS)]
-            self._curve(curve, colour)
-            x, y = self.left + index % 2 * (self.right - self.left) / 2, self.bottom + 54 + index // 2 * LEGEND_LINE_PX
-            self._line((x, y), (x + 18, y), colour, width=2)
-            self._text((x + 24, y), curve.label, "lm")
-
-    def _curve(self, curve: Curve, colour: str) -> None:
-        points = [(self._x(x), self._y(y)) for x, y in _finite(curve)]
-        for start, end in pairwise(points):
-            self._line(start, end, colour, width=2)
-        for x, y in points:
-            self.draw.ellipse([((x - 3.5) * SCALE, (y - 3.5) * SCALE), ((x + 3.5) * SCALE, (y + 3.5) * SCALE)], colour)
-
-    def _x(self, value: float) -> float:
-        share = math.log(value / self.x_low) / math.log(self.x_high / self.x_low)
-        return self.left + share * (self.right - self.left)
-
-    def _y(self, value: float) -> float:
-        return self.bottom - (value - self.y_low) / (self.y_high - self.y_low) * (self.bottom - self.top)
-
-    def _line(self, start: tuple[float, float], end: tuple[float, float], colour: str, width: int = 1) -> None:
-        ends = [(x * SCALE, y * SCALE) for x, y in (start, end)]
-        self.draw.line(ends, colour, width * SCALE)
-
-    def _text(self, place: tuple[float, float], text: str, anchor: str) -> None:
-        self.draw.text((place[0] * SCALE, place[1] * SCALE), text, INK, self.font, anchor)
+    metrics = _metrics(sweep)
+    kinds = [kind for kind in Y_LABELS if any(metric.column.startswith(kind) for metric in metrics)]
+    figure = Figure(figsize=(10, 3.5 * len(kinds)), layout="constrained")
+    steps, seconds = list(sweep), [max(seconds_per_image(report), 1e-6) for report in sweep.values()]
+    for row, kind in zip(figure.subplots(len(kinds), 2, squeeze=False), kinds, strict=True):
+        for axes, x, label in zip(row, (steps, seconds), ("sampling steps", "seconds per image"), strict=True):
+            for metric in (metric for metric in metrics if metric.column.startswith(kind)):
+                axes.plot(x, [_mean(report, metric) for report in sweep.values()], "o-", label=metric.label)
+            axes.set(xscale="log", xlabel=label, ylabel=Y_LABELS[kind])
+            axes.set_xticks(x, [f"{value:.3g}" for value in x])
+            axes.minorticks_off()
+            axes.grid(alpha=0.3)
+            axes.legend()
+    encoded = io.BytesIO()
+    figure.savefig(encoded, format="png", dpi=100)
+    replace_atomically(path, encoded.getvalue())
 
 
-def _finite(curve: Curve) -> list[tuple[float, float]]:
-    return [(x, y) for x, y in curve.points if math.isfinite(x) and math.isfinite(y)]
+def _metrics(sweep: Sweep) -> list[Metric]:
+    return metrics_of(next(iter(sweep.values())))
+
+
+def _mean(report: Report, metric: Metric) -> float:
+    mean = report.summary[metric.column].mean
+    return math.nan if mean is None else mean

@@ -1,4 +1,9 @@
-"""Metrics without a reference per image: of distributions and of single images."""
+"""Metrics without a clean reference: FID and KID by torchmetrics, no-reference scores by pyiqa; both optional.
+
+FID (Heusel et al., 2017) and KID (Binkowski et al., 2018) use the 2015 Inception of torch-fidelity; images are resized
+to 299 x 299 bilinearly without antialiasing, as TensorFlow 1 and published tables did. No-reference scores (NIQE,
+MUSIQ, ...) reward sharpness and noise and depend on the implementation: compare only within one version of one tool.
+"""
 
 import contextlib
 import logging
@@ -14,10 +19,7 @@ from torch import Tensor, nn
 
 from restore_diff.metrics.perceptual import MetricUnavailable, cached_weights, checked_sha256
 
-# FID (Heusel et al., 2017) and KID (Binkowski et al., 2018) of two sets of images by torchmetrics, which is optional.
-#
-# Features are torch-fidelity's Inception of 2015; images are resized to 299 x 299 as TensorFlow 1 does, bilinearly and
-# without antialiasing, as in the published tables.
+logger = logging.getLogger(__name__)
 
 RESIZE = "299 x 299, bilinear, without antialiasing"
 WEIGHTS = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
@@ -28,17 +30,17 @@ NUM_SUBSETS = 100
 
 class Distances(NamedTuple):
     fid: float
-    """0 for equal sets; biased upwards, the more so the fewer images there are."""
+    """0 for equal sets; biased upwards for few images."""
     kid: float
-    """Unbiased, so that it may be below 0."""
+    """Unbiased; may be negative."""
     kid_std: float
-    """Between random subsets of 1,000 images; 0 where there are no more than that."""
+    """Standard deviation over random subsets of 1,000 images; 0 for fewer images."""
 
 
 class InceptionDistance:
-    """Distance between two sets of images as Inception sees them.
+    """FID and KID between two sets of images.
 
-    MetricUnavailable where torchmetrics, torch-fidelity or the weights are missing; `download` fetches the weights.
+    MetricUnavailable if torchmetrics, torch-fidelity or the weights are missing; `download` fetches the weights.
     """
 
     def __init__(self, device: torch.device | str = "cpu", *, download: bool = False) -> None:
@@ -60,10 +62,7 @@ class InceptionDistance:
 
     @torch.no_grad()
     def __call__(self, pred: Iterable[Tensor], target: Iterable[Tensor]) -> Distances:
-        """Of uint8 (3, H, W) images of any sizes. KID's subsets are always the same ones.
-
-        MetricUnavailable for a set of fewer than two images.
-        """
+        """Compare uint8 (3, H, W) images of any sizes; KID's subsets are fixed. MetricUnavailable below two images."""
         from torchmetrics.image.fid import FrechetInceptionDistance
         from torchmetrics.image.kid import KernelInceptionDistance
 
@@ -74,12 +73,12 @@ class InceptionDistance:
         fid = FrechetInceptionDistance(feature=_Given())
         num_subsets = NUM_SUBSETS if least > SUBSET_SIZE else 1
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it keeps the features
+            warnings.simplefilter("ignore")  # about the memory of stored features
             kid = KernelInceptionDistance(feature=_Given(), subsets=num_subsets, subset_size=min(least, SUBSET_SIZE))
         for real, rows in features.items():
             fid.update(rows, real=real)
             kid.update(rows, real=real)
-        with torch.random.fork_rng(devices=[]):  # torchmetrics draws the subsets from the global generator
+        with torch.random.fork_rng(devices=[]):  # torchmetrics draws subsets from the global generator
             torch.manual_seed(0)
             mean, std = kid.compute()
         return Distances(fid.compute().item(), mean.item(), std.item())
@@ -89,7 +88,7 @@ class InceptionDistance:
 
 
 class _Given(nn.Module):
-    """Stands where torchmetrics has its network: the features are computed already, once for both distances."""
+    """Placeholder for the network of torchmetrics: features are computed once for both distances."""
 
     num_features = NUM_FEATURES
 
@@ -97,23 +96,15 @@ class _Given(nn.Module):
         return features
 
 
-# Scores of images without ground truth (NIQE, MUSIQ, BRISQUE, ...) by pyiqa: optional, and not for commercial use.
-#
-# They reward sharpness and noise, and depend on who wrote them: compare only what one version of one tool computed.
-
-logger = logging.getLogger(__name__)
-
 LICENCE = "PolyForm Noncommercial 1.0.0 and S-Lab License 1.0: not for commercial use"
 
 
 class NoReference:
-    """Scores an image by each of pyiqa's no-reference metrics in `names`.
+    """Score images by the no-reference metrics of pyiqa in `names`.
 
-    pyiqa fetches weights that are missing, from several hosts by several libraries: only where `download` says so;
-    otherwise no Python code of this process reaches a network while pyiqa is at work.
-
-    MetricUnavailable where pyiqa is missing or does not know a name, and where none of the metrics can be built, as
-    without their weights; where some can, `not_computed` says why the others cannot.
+    pyiqa downloads missing weights by several libraries; without `download`, Python sockets are blocked meanwhile.
+    MetricUnavailable if pyiqa is missing, a name is unknown, or no metric can be built; `not_computed` holds the reason
+    for each metric that could not be built.
     """
 
     def __init__(self, names: Sequence[str], device: torch.device | str = "cpu", *, download: bool = False) -> None:
@@ -137,7 +128,7 @@ class NoReference:
         for name in names:
             try:
                 self._metrics[name] = pyiqa.create_metric(name, device=device)
-            except Exception as error:  # whatever a download or a file of weights provokes
+            except Exception as error:  # downloads and weight files raise many types
                 self.not_computed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
         if not self._metrics:
             reasons = "; ".join(f"{name} not computed: {reason}" for name, reason in self.not_computed.items())
@@ -145,12 +136,12 @@ class NoReference:
 
     @property
     def lower_is_better(self) -> dict[str, bool]:
-        """By name, of those that are computed."""
+        """By name, for the computed metrics."""
         return {name: bool(metric.lower_better) for name, metric in self._metrics.items()}
 
     @torch.no_grad()
     def __call__(self, image: Tensor) -> dict[str, float]:
-        """The scores of a uint8 (3, H, W) image; NaN, and a warning, where a metric cannot take it: it is too small."""
+        """Score a uint8 (3, H, W) image; NaN and a warning where it is too small for a metric."""
         with self._network():
             return {name: self._score(name, image[None] / 255) for name in self._metrics}
 
@@ -164,16 +155,13 @@ class NoReference:
 
 @contextlib.contextmanager
 def offline() -> Iterator[None]:
-    """Let no Python code of this process connect to another machine inside the block: ConnectionError.
-
-    What opens sockets without Python's, as a compiled library may, is not held back.
-    """
+    """Raise ConnectionError for connections by Python sockets inside the block; compiled libraries are not affected."""
 
     def refuse(self: socket.socket, address: object) -> NoReturn:
         raise ConnectionError("weights are missing, and nothing is downloaded without --download")
 
     with contextlib.ExitStack() as stack:
-        for name in ("connect", "connect_ex"):  # inherited from a class in C, so that deleting ours brings them back
+        for name in ("connect", "connect_ex"):  # deleting ours restores the inherited C method
             setattr(socket.socket, name, refuse)
             stack.callback(delattr, socket.socket, name)
         yield

@@ -1,7 +1,7 @@
-"""PSNR and SSIM of RGB or Y, in float64 on the device of the images, one value each. Autocast and TF32 have no effect.
+"""PSNR and SSIM of RGB or Y, in float64 on the images' device, one value per image; independent of autocast and TF32.
 
-SSIM is that of Wang et al. (2004) as in the authors' SSIM_index.m: 11-tap Gaussian of sigma 1.5, the valid region only,
-K1 = 0.01, K2 = 0.03, peak 255. The other settings reproduce what particular papers computed; `protocols` names them.
+SSIM follows Wang et al. (2004), SSIM_index.m: 11-tap Gaussian with sigma 1.5, valid region only, K1 = 0.01, K2 = 0.03,
+peak 255. Other settings reproduce particular papers; see `protocols`.
 """
 
 import math
@@ -35,10 +35,9 @@ TAPS: dict[Window, list[float]] = {
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Keeps the CPU's part in one thread, inside the block.
+    """Use one CPU thread inside the block.
 
-    The hundreds of short loops of a score gain little from a second thread, and take a hundred times as long as one
-    where another program holds a core: each loop then waits for a thread that does not run.
+    A score runs hundreds of short loops: a second thread gains little, and on a busy core it makes each loop wait.
     """
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -62,8 +61,8 @@ def psnr(
 ) -> Tensor:
     """Peak signal-to-noise ratio in dB of each image, (B,); peak 255, squared error averaged over channels and pixels.
 
-    Images are (B, 1 or 3, H, W), RGB, uint8 or floating in [0, 1]. Equal images give +inf; an image with a pixel that
-    is not finite, or with nothing left after the crop, gives NaN. ValueError for unequal or other shapes.
+    Images are (B, 1 or 3, H, W), RGB, uint8 or floating in [0, 1]. Equal images give +inf; an image with a non-finite
+    pixel, or empty after the crop, gives NaN. ValueError for unequal or other shapes.
     """
     x, y = _prepare(pred, target, channel, y_range, round_y, quantize, crop_border)
     mean_squared_error = (x - y).square_().mean(dim=(1, 2, 3))
@@ -86,10 +85,10 @@ def ssim(
     covariance: Covariance = "population",
     pool: Pool = "none",
 ) -> Tensor:
-    """Structural similarity of each image, (B,), at most 1; the mean over the map of each channel, then over channels.
+    """Structural similarity of each image, (B,), at most 1: mean over the map of each channel, then over channels.
 
-    Images as for `psnr`. An image with a pixel that is not finite, or smaller than the window, gives NaN.
-    `pool` "avg256" first averages down to a shorter side of about 256 px (Li et al., DehazeFormer's evaluation).
+    Images as for `psnr`. An image with a non-finite pixel, or smaller than the window, gives NaN.
+    `pool` "avg256" first averages down to a shorter side of about 256 px (evaluation code of DehazeFormer).
     """
     x, y = _prepare(pred, target, channel, y_range, round_y, quantize, crop_border)
     if pool == "avg256":
@@ -99,15 +98,15 @@ def ssim(
         x, y = F.pad(x, [border] * 4), F.pad(y, [border] * 4)
     if min(x.shape[-2:]) < len(TAPS[window]):
         return x.new_full((x.shape[0],), math.nan)
-    # Channel by channel: a third of the memory, and the maps of a photograph stay in the cache.
+    # Channel by channel: a third of the memory, so that the maps of a photograph fit in the cache.
     channels = zip(x.unbind(dim=1), y.unbind(dim=1), strict=True)
     return torch.stack([_ssim_map(a, b, TAPS[window], covariance).mean(dim=(1, 2)) for a, b in channels]).mean(dim=0)
 
 
 def to_levels(images: Images, *, quantize: bool = True) -> Tensor:
-    """Grey levels 0..255 in float64 (float32 on MPS, which has none) of uint8 images or floating ones in [0, 1].
+    """Convert uint8 images, or floating ones in [0, 1], to levels 0..255 in float64 (float32 on MPS).
 
-    Floating values are clamped, and rounded half up to whole levels if `quantize`; those not finite become NaN.
+    Floating values are clamped, and rounded half up to whole levels if `quantize`; non-finite values become NaN.
     ValueError unless the shape is (B, 1 or 3, H, W), TypeError for other dtypes.
     """
     if images.ndim != 4 or images.shape[1] not in (1, 3):
@@ -123,14 +122,14 @@ def to_levels(images: Images, *, quantize: bool = True) -> Tensor:
 
 
 def rgb_to_y(levels: Tensor, *, y_range: LumaRange = "studio", round_y: bool = False) -> Tensor:
-    """Luma of ITU-R BT.601 from RGB levels: "studio" in 16..235 (MATLAB's rgb2ycbcr), "full" in 0..255 (OpenCV's).
+    """ITU-R BT.601 luma of RGB levels: "studio" in 16..235 (MATLAB's rgb2ycbcr), "full" in 0..255 (OpenCV).
 
-    One channel is returned as it is, as the published scripts do. `round_y` is what MATLAB does to uint8 images.
+    A single channel is returned unchanged, as in the published scripts. `round_y` rounds as MATLAB does for uint8.
     """
     luma = levels
     if levels.shape[1] == 3:
         red, green, blue = levels.unbind(dim=1)
-        # Integer coefficients: sums of whole levels are exact, so that halves round as in integer arithmetic.
+        # Integer coefficients keep sums of whole levels exact, so that halves round as in integer arithmetic.
         if y_range == "studio":
             luma = (65481 * red).add_(green, alpha=128553).add_(blue, alpha=24966).div_(255000).add_(16)
         else:
@@ -148,7 +147,7 @@ def _prepare(
     quantize: bool,
     crop_border: int,
 ) -> tuple[Tensor, Tensor]:
-    """The levels that are compared: validated, quantised, turned to Y, cropped, in this order."""
+    """Validate, quantize, convert to Y, and crop, in this order."""
     if pred.shape != target.shape:
         raise ValueError(f"images must have the same shape, got {tuple(pred.shape)} and {tuple(target.shape)}")
 
@@ -178,9 +177,9 @@ def _ssim_map(x: Tensor, y: Tensor, taps: list[float], covariance: Covariance) -
 
 
 def _local_mean(images: Tensor, taps: list[float]) -> Tensor:
-    """Weighted mean over a square window at every place where it fits, (..., H - n + 1, W - n + 1) for n taps.
+    """Weighted mean over a square window in the valid region, (..., H - n + 1, W - n + 1) for n taps.
 
-    Shifted additions instead of a convolution: many times faster in float64 on a CPU, and no TF32 on a GPU.
+    Shifted additions instead of a convolution: much faster in float64 on a CPU, and without TF32 on a GPU.
     """
     for axis in (-2, -1):
         length = images.shape[axis] - len(taps) + 1

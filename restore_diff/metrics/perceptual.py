@@ -1,4 +1,8 @@
-"""Weights that metrics need: in torch's cache, fetched only where that is asked for, checked by the files' names."""
+"""LPIPS (Zhang et al., 2018) with the layers of the lpips package, and cached weights of metrics with checked hashes.
+
+The package ships the linear heads; the ImageNet trunk is a torchvision file that the user provides or downloads.
+Without it LPIPS raises MetricUnavailable; random weights are never used.
+"""
 
 import hashlib
 import math
@@ -17,13 +21,13 @@ from restore_diff.tensors import Images
 
 
 class MetricUnavailable(UserError):
-    """A metric cannot be computed here; the message is one line that says what to do."""
+    """A metric cannot be computed; the message is one line with the remedy."""
 
 
 def cached_weights(url: str, size: str, alternative: str, *, download: bool = False) -> Path:
-    """The file of `url` in torch's cache, with `download` fetched there where it is missing, its hash checked.
+    """Return the file of `url` in torch's cache; `download` fetches a missing one and checks its hash.
 
-    MetricUnavailable, which says what to put where, `alternative` to it, or why the download failed.
+    MetricUnavailable names the file, its place and the `alternative`, or the reason why the download failed.
     """
     file_name = url.rpartition("/")[2]
     cached = Path(torch.hub.get_dir()) / "checkpoints" / file_name
@@ -38,10 +42,7 @@ def cached_weights(url: str, size: str, alternative: str, *, download: bool = Fa
 
 
 def checked_sha256(path: Path) -> str:
-    """The file's sha256, which must start with the digits in its name where it has some, as in alexnet-7be5be79.pth.
-
-    MetricUnavailable where it does not.
-    """
+    """Return a file's sha256. MetricUnavailable if it contradicts the name, as in alexnet-owt-7be5be79.pth."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     promised = re.search(r"-([0-9a-f]{8,64})\.[a-z]+$", path.name)
@@ -49,11 +50,6 @@ def checked_sha256(path: Path) -> str:
         raise MetricUnavailable(f"{path} is damaged: its sha256 starts with {digest[:8]}, not with {promised[1]}")
     return digest
 
-
-# LPIPS (Zhang et al., 2018) computed by the lpips package's own layers, with checked trunk weights.
-#
-# The package ships the linear heads; the ImageNet trunk is a file of torchvision's that the user has or asks to download.
-# Where it is missing there is no score: MetricUnavailable, never random weights.
 
 WEIGHTS_VARIABLE = "RESTORE_DIFF_LPIPS_WEIGHTS"
 VERSION = "0.1"
@@ -78,7 +74,7 @@ SOURCE = "https://download.pytorch.org/models/"
 class LPIPS(nn.Module):
     """Perceptual distance of image pairs, version 0.1, frozen; 0 for equal images, larger is worse.
 
-    `trunk_weights` is a file as `find_lpips_weights` describes; None finds it. MetricUnavailable if it does not serve.
+    `trunk_weights` None: the file of `find_lpips_weights`. MetricUnavailable for missing or unsuitable weights.
     """
 
     def __init__(self, net: TrunkName = "alex", trunk_weights: Path | None = None) -> None:
@@ -91,39 +87,39 @@ class LPIPS(nn.Module):
 
     @property
     def label(self) -> str:
-        """How a table names the column, e.g. "LPIPS(alex,v0.1)"."""
+        """Column name in tables, e.g. "LPIPS(alex,v0.1)"."""
         return f"LPIPS({self.net},v{self.version})"
 
     @torch.no_grad()
     def forward(self, pred: Images, target: Images) -> Tensor:
-        """Distance of each pair, (B,) float32, of (B, 3, H, W) images in [0, 1], on their device. Nothing is resized.
+        """Distance of each pair, (B,) float32, of (B, 3, H, W) images in [0, 1], on their device, without resizing.
 
-        Images smaller than the trunk can take (31 px for alex, 16 px for vgg) give NaN. ValueError for other shapes.
+        Images smaller than the trunk accepts (31 px for alex, 16 px for vgg) give NaN. ValueError for other shapes.
         """
         if pred.shape != target.shape or pred.ndim != 4 or pred.shape[1] != 3:
             raise ValueError(f"images must both be (B, 3, H, W), got {tuple(pred.shape)} and {tuple(target.shape)}")
         trunk = TRUNKS[self.net]
         if min(pred.shape[-2:]) < trunk.min_side_px:
             return torch.full((pred.shape[0],), math.nan, device=pred.device)
-        # In float64 no TF32 can enter a score, however PyTorch's switches stand. Only CUDA has TF32.
+        # float64 excludes TF32, which only CUDA has, whatever the global settings.
         precision = torch.float64 if pred.device.type == "cuda" else torch.float32
         distance = self.distance.to(pred.device, precision)
-        # The batch is cut up for memory; each pair has its own value whatever the cut.
+        # Chunks bound the memory; the score of a pair does not depend on them.
         size = max(1, trunk.pixels_per_chunk // (pred.shape[-2] * pred.shape[-1]))
         chunks = zip(pred.to(precision).split(size), target.to(precision).split(size), strict=True)
         with torch.autocast(pred.device.type, enabled=False):
             return torch.cat([distance(a * 2 - 1, b * 2 - 1).flatten().float() for a, b in chunks])
 
     def train(self, mode: bool = True) -> "LPIPS":
-        """Stays in evaluation mode: the heads hold dropout, which would make the score random."""
+        """Stay in evaluation mode: dropout in the heads would make scores random."""
         return super().train(False)
 
 
 def find_lpips_weights(net: TrunkName = "alex", path: Path | None = None, *, download: bool = False) -> Path:
-    """The file with the weights of LPIPS's trunk: `path`, else that named by the environment, else torch's cache.
+    """Return the file of LPIPS trunk weights: `path`, else RESTORE_DIFF_LPIPS_WEIGHTS, else torch's cache.
 
-    It is torchvision's ImageNet checkpoint (.pth) or a file of its features alone (.safetensors, .pth), with keys such
-    as features.0.weight. `download` fetches a missing one to torch's cache, hash checked. Else MetricUnavailable.
+    It is torchvision's ImageNet checkpoint (.pth) or its features alone (.safetensors, .pth), with keys such as
+    features.0.weight. `download` fetches a missing file to the cache. MetricUnavailable if there is none.
     """
     named = path or os.environ.get(WEIGHTS_VARIABLE)
     if named:
@@ -132,11 +128,11 @@ def find_lpips_weights(net: TrunkName = "alex", path: Path | None = None, *, dow
         return Path(named)
     trunk = TRUNKS[net]
     url = SOURCE + trunk.file_name
-    return cached_weights(url, trunk.size, f"name the file in {WEIGHTS_VARIABLE}", download=download)
+    return cached_weights(url, trunk.size, f"set {WEIGHTS_VARIABLE} to the file", download=download)
 
 
 def _read_trunk(path: Path) -> dict[str, Tensor]:
-    """The tensors of `features` by name; the classifier of a whole checkpoint is left out."""
+    """Read the tensors of `features` by name, without the classifier of a whole checkpoint."""
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -144,18 +140,18 @@ def _read_trunk(path: Path) -> dict[str, Tensor]:
             weights = load_file(path)
         else:
             weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # safetensors and pickle raise whatever the bytes provoke
+    except Exception as error:  # safetensors and pickle raise many types for damaged files
         raise MetricUnavailable(f"{path} cannot be read as weights: {error}".splitlines()[0]) from error
     return {name: tensor.float() for name, tensor in weights.items() if name.startswith("features.")}
 
 
 def _build(net: TrunkName, weights: dict[str, Tensor], path: Path) -> nn.Module:
-    """The package's module holding these weights and its own heads. Prints, warns and draws nothing."""
+    """Build the package's module with these weights and its own heads, without output or random draws."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package calls torchvision by a deprecated keyword
         import lpips
 
-        # On the meta device nothing is allocated and no random weights are drawn, so none can be left.
+        # The meta device allocates and draws nothing, so no random weights can remain.
         with torch.device("meta"):
             module = lpips.LPIPS(net=net, version=VERSION, pretrained=False, pnet_rand=True, verbose=False)
     with (resources.files("lpips") / "weights" / f"v{VERSION}" / f"{net}.pth").open("rb") as file:

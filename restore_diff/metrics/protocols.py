@@ -1,17 +1,21 @@
-"""Metric protocols by name: how published tables computed PSNR and SSIM. Numbers compare within one protocol only."""
+"""Named metric protocols: how published tables computed PSNR and SSIM. Compare numbers within one protocol only."""
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
 from restore_diff.metrics.fidelity import Channel, Covariance, LumaRange, Padding, Pool, Window, psnr, ssim
 from restore_diff.tensors import Images
 
+PSNR_SETTINGS = ("channel", "y_range", "round_y", "quantize", "crop_border")
+SSIM_SETTINGS = (*PSNR_SETTINGS, "window", "padding", "covariance", "pool")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """One convention of PSNR and SSIM; the fields are the settings of `fidelity.psnr` and `fidelity.ssim`."""
+    """One convention of PSNR and SSIM: settings of `fidelity.psnr` and `fidelity.ssim`."""
 
     name: str
     reproduces: str
@@ -28,71 +32,55 @@ class Protocol:
 
     def psnr(self, pred: Images, target: Images) -> Tensor:
         """PSNR in dB of each image, (B,)."""
-        return psnr(
-            pred,
-            target,
-            channel=self.channel,
-            y_range=self.y_range,
-            round_y=self.round_y,
-            quantize=self.quantize,
-            crop_border=self.crop_border,
-        )
+        return psnr(pred, target, **self._settings(PSNR_SETTINGS))
 
     def ssim(self, pred: Images, target: Images) -> Tensor:
         """SSIM of each image, (B,)."""
-        return ssim(
-            pred,
-            target,
-            channel=self.channel,
-            y_range=self.y_range,
-            round_y=self.round_y,
-            quantize=self.quantize,
-            crop_border=self.crop_border,
-            window=self.window,
-            padding=self.padding,
-            covariance=self.covariance,
-            pool=self.pool,
-        )
+        return ssim(pred, target, **self._settings(SSIM_SETTINGS))
 
+    def _settings(self, names: Sequence[str]) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in names}
+
+
+_SK7: dict[str, Any] = {"window": "uniform7", "covariance": "sample"}
+"""Defaults of scikit-image's structural_similarity."""
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
-        Protocol(name="rgb", channel="rgb", reproduces="BasicSR, RGB"),
-        Protocol(name="y_matlab", channel="y", round_y=True, reproduces="MPRNet, Restormer, RDDM, DRSformer"),
-        Protocol(name="y_double", channel="y", reproduces="BasicSR on Y, SwinIR, PReNet, RCDNet, WeatherDiffusion"),
-        Protocol(name="y_double_crop4", channel="y", crop_border=4, reproduces="IR-SDE, DA-CLIP, WeatherBench"),
+        Protocol(name="rgb", reproduces="BasicSR, RGB", channel="rgb"),
+        Protocol(name="y_matlab", reproduces="MPRNet, Restormer, RDDM, DRSformer", channel="y", round_y=True),
+        Protocol(name="y_double", reproduces="BasicSR on Y, SwinIR, PReNet, RCDNet, WeatherDiffusion", channel="y"),
+        Protocol(name="y_double_crop4", reproduces="IR-SDE, DA-CLIP, WeatherBench", channel="y", crop_border=4),
         Protocol(
             name="rgb_sk7",
+            reproduces="AirNet, PromptIR (which also crop to multiples of 16)",
             channel="rgb",
             quantize=False,
-            window="uniform7",
-            covariance="sample",
-            reproduces="AirNet, PromptIR (which also crop to multiples of 16)",
+            **_SK7,
         ),
-        Protocol(name="rgb_zeropad", channel="rgb", quantize=False, padding="zero", reproduces="FFA-Net, AECR-Net"),
+        Protocol(name="rgb_zeropad", reproduces="FFA-Net, AECR-Net", channel="rgb", quantize=False, padding="zero"),
         Protocol(
             name="rgb_avgpool",
+            reproduces="DehazeFormer, gUNet, ConvIR (without its padding)",
             channel="rgb",
             quantize=False,
             pool="avg256",
-            reproduces="DehazeFormer, gUNet, ConvIR (without its padding)",
         ),
         Protocol(
             name="yfull_sk7",
+            reproduces="DeRaindrop (which also truncates and crops to multiples of 4)",
             channel="y",
             y_range="full",
             round_y=True,
-            window="uniform7",
-            covariance="sample",
-            reproduces="DeRaindrop (which also truncates and crops to multiples of 4)",
+            **_SK7,
         ),
     )
 }
 
 
 def select_protocols(chosen: Sequence[str], of_dataset: Sequence[str] = ()) -> tuple[str, ...]:
-    """The names to score under: those chosen ("all" means every one), else `rgb` and the protocols of the data set.
+    """Return the chosen protocols ("all": every one), else `rgb` and those of the data set, without repeats.
 
     ValueError for an unknown name.
     """

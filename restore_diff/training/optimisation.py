@@ -436,7 +436,9 @@ class Optimisation:
         condition = {}
         if self._takes_hints:
             positions, dropout = batch.positions, self._config.hint_dropout
-            condition["weather"] = self._on(hints_with_dropout(batch.weathers, positions, dropout, self._seed, self._labels))
+            condition["weather"] = self._on(
+                hints_with_dropout(batch.weathers, positions, dropout, self._seed, self._labels)
+            )
 
         def predict(x_t: Images, t: Timesteps, degraded: Images | None) -> Images:
             with self._autocast():

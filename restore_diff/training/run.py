@@ -1,6 +1,5 @@
 """The run folder: config, log, status, and whether a changed config may resume."""
 
-import fcntl
 import io
 import itertools
 import json
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TextIO
 
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -114,6 +114,8 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 # The folder of one run: held by one process at a time, with all that the run depended on.
 
 LOCK = ".lock"
+HOLDER = ".holder"
+"""Text file that names the process with the lock."""
 RunState = Literal["running", "finished", "preempted", "failed"]
 
 
@@ -135,29 +137,32 @@ class RunFolder:
     def __enter__(self) -> Self:
         with self._writing():
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / LOCK).open("a+")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.seek(0)
-            holder = self._lock.read(200).strip() or "another process"
-            self._lock.close()
-            raise RunFolderError(f"{self.path} is in use by {holder}") from error
-        # A worker process that outlives a killed trainer must not go on holding the lock.
-        os.register_at_fork(after_in_child=self._lock.close)
-        with self._writing():
-            self._lock.truncate(0)
-            self._lock.write(f"pid {os.getpid()} on {socket.gethostname()}")
-            self._lock.flush()
+            # Forked workers do not hold it: one that outlives a killed trainer must not block the next.
+            self._lock = FileLock(self.path / LOCK)
+            try:
+                self._lock.acquire(blocking=False)
+            except Timeout as error:
+                raise RunFolderError(f"{self.path} is in use by {self._holder()}") from error
+            (self.path / HOLDER).write_text(f"pid {os.getpid()} on {socket.gethostname()}")
             remove_abandoned([self.path, self.checkpoints, self.path / "samples"])
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.close()
+        self._lock.release()
+
+    def _holder(self) -> str:
+        try:
+            return (self.path / HOLDER).read_text()[:200].strip() or "another process"
+        except OSError:
+            return "another process"
 
     def set_aside(self) -> Path | None:
         """Move an earlier run's files to previous-001/, so that a new one can begin. None where there were none."""
-        old = [entry for entry in self.path.iterdir() if entry.name != LOCK and not entry.name.startswith("previous-")]
+        old = [
+            entry
+            for entry in self.path.iterdir()
+            if entry.name not in (LOCK, HOLDER) and not entry.name.startswith("previous-")
+        ]
         if not any(entry.is_file() or any(entry.iterdir()) for entry in old):
             return None
         taken = {entry.name for entry in self.path.glob("previous-*")}

@@ -89,56 +89,50 @@ def test_a_run_goes_on_with_damaged_files_skipped(done, capsys):
     assert "data.on_bad error -> skip" in capsys.readouterr().out
 
 
-PAIR_FAULTS = {
-    "1 pairs of different sizes: pairs/input/005.png is 34x26, pairs/ta": lambda: image("pairs/input/005.png", 34),
-    "1 degraded images have no clean partner (005)": lambda: Path("pairs/target/005.png").unlink(),
-    "1 clean images have no degraded partner (011)": lambda: image("pairs/target/011.png"),
-    "pairs/target: 005.bmp and 005.png have the same name; keep one": lambda: image("pairs/target/005.bmp"),
-    "do not pair up: 1 degraded": lambda: Path("pairs/target/005.png").rename("pairs/target/X.png"),
-    "0 images under pairs/input (found 0 files;": lambda: [path.unlink() for path in Path("pairs/input").iterdir()],
-}
-
-
-@pytest.mark.parametrize("message", PAIR_FAULTS)
-def test_pairs_that_do_not_fit_are_reported_by_name(here, capsys, message):
-    PAIR_FAULTS[message]()
-    assert message in refusal(capsys)
-
-
-def test_other_suffixes_in_any_case_and_hidden_files_are_accepted(here, capsys):
-    for number in (1, 2):
-        Path(f"pairs/target/00{number}.png").rename(f"pairs/target/00{number}.PNG")
-    image("pairs/target/003.BMP")
-    Path("pairs/target/003.png").unlink()
-    for hidden in (".DS_Store", "._005.png"):
-        Path("pairs/input", hidden).write_bytes(b"\0\0")
-    assert run_train("--dry-run") == 0
-    assert ": 9 pairs to train on, 2 held out for validation" in capsys.readouterr().out
-
-
-def test_images_smaller_than_the_crop_are_reported_padded_or_skipped(here, capsys):
+def add_small() -> None:
     for folder in ("input", "target"):
         image(f"pairs/{folder}/small.png", 12, 30)
-    line = refusal(capsys, "data.num_validation=0")
-    small = "1 images are smaller than data.crop_size_px=16: pairs/target/small.png is 12x30"
-    assert line == f"train.py: pairs: {small}; set data.on_small=pad or skip, or a smaller crop"
-    for treatment in ("pad", "skip"):
-        assert run_train(f"name={treatment}", f"data.on_small={treatment}", "data.num_validation=0", *ONE_STEP) == 0
+
+
+def empty() -> None:
+    for path in Path("pairs/input").iterdir():
+        path.unlink()
+
+
+SMALL = "1 images are smaller than data.crop_size_px=16: pairs/target/small.png is 12x30"
+MISSING = ["data.train=allweather_rendered", "data.root=pairs"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "arguments", "message"),
+    [
+        (lambda: image("pairs/input/005.png", 34), [], "1 pairs of different sizes: pairs/input/005.png is 34x26"),
+        (lambda: Path("pairs/target/005.png").unlink(), [], "1 degraded images have no clean partner (005)"),
+        (lambda: image("pairs/target/011.png"), [], "1 clean images have no degraded partner (011)"),
+        (lambda: image("pairs/target/005.bmp"), [], "pairs/target: 005.bmp and 005.png have the same name; keep one"),
+        (empty, [], "train.py: 0 images under pairs/input (found 0 files; accepted: .png, .jpg, "),
+        (add_small, ["data.num_validation=0"], f"{SMALL}; set data.on_small=pad or skip, or a smaller crop"),
+        (
+            lambda: None,
+            ["data.test=rain12", "data.root=wrong"],
+            "not found below wrong; expected Rain12/input and Rain12/ta",
+        ),
+        (
+            lambda: None,
+            MISSING,
+            "train.py: allweather_rendered: 4 of its 4 parts cannot be used: allweather: not found",
+        ),
+    ],
+)
+def test_data_that_do_not_fit_are_reported_by_name(here, capsys, damage, arguments, message):
+    damage()
+    assert message in refusal(capsys, *arguments)
+
+
+def test_small_images_are_skipped_with_a_warning(here, capsys):
+    add_small()
+    assert run_train("data.on_small=skip", "data.num_validation=0", *ONE_STEP) == 0
     assert capsys.readouterr().err.splitlines() == ["pairs: 1 of 12 pairs are smaller than the crop, left out"]
-
-
-def test_missing_data_sets_are_reported_with_all_their_parts(here, capsys):
-    Path("text").mkdir()
-    for number in range(12):
-        Path(f"text/{number}.txt").write_text("no image")
-    line = refusal(capsys, "data.train=text")
-    assert line.startswith("train.py: 0 images under text (found 12 files; accepted: .png, .jpg, ")
-    line = refusal(capsys, "data.test=rain12", "data.root=wrong")
-    assert "rain12: not found below wrong; expected Rain12/input and Rain12/target or " in line
-    line = refusal(capsys, "data.train=allweather_rendered", "data.root=pairs")
-    parts = "4 of its 4 parts cannot be used: allweather: not found below"
-    assert line.startswith(f"train.py: allweather_rendered: {parts}")
-    assert "pairs/photographs/clean: no such folder; put clean photographs there" in line
 
 
 def test_the_weather_card_is_trained_and_tested_with_its_own_weather(here, capsys):

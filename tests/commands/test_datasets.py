@@ -1,4 +1,4 @@
-"""python -m restore_diff datasets: the cards, the images on this disk, and where to get the rest."""
+"""restore-diff datasets: the cards, the images on this disk, and where to get the rest."""
 
 import json
 
@@ -69,10 +69,10 @@ def test_json_holds_the_same(printed):
 def test_a_wrong_name_and_a_card_with_mistakes_are_reported(here, capsys):
     assert main(["datasets", "rain100"]) == 2
     message = "rain100: no such card; did you mean rain100l or rain100h or rain12?"
-    assert capsys.readouterr().err == f"restore_diff datasets: {message}\n"
+    assert capsys.readouterr().err == f"restore-diff datasets: {message}\n"
     (here / "datasets").mkdir()
     (here / "datasets/mine.yaml").write_text("name: Mine\n")
     assert main(["datasets"]) == 2
     table, complaint = capsys.readouterr()
-    assert complaint.startswith("restore_diff datasets: datasets/mine.yaml: citation: Field required; licence: ")
+    assert complaint.startswith("restore-diff datasets: datasets/mine.yaml: citation: Field required; licence: ")
     assert complaint.count("\n") == 1 and "\nrain100l " in table and "mine" not in table.split()

@@ -46,7 +46,7 @@ def run(form: str, output: str, *more: str, ckpt: str = "weights.safetensors") -
 def refusal(capsys) -> str:
     """The one line on stderr."""
     error = capsys.readouterr().err
-    assert error.startswith("restore_diff export: ")
+    assert error.startswith("restore-diff export: ")
     assert len(error.splitlines()) == 1
     return error
 

@@ -16,7 +16,6 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="uses what only Linux has"),
 ]
 

@@ -86,7 +86,6 @@ def test_a_hint_to_weights_that_take_none_is_refused(capsys):
     assert restore.main(["-i", "photos", "-o", "out", "--ckpt", "shipped", "--weather", "rain"]) == 0
 
 
-@pytest.mark.slow
 def test_they_are_scored_on_photographs_that_are_installed(capsys):
     assert run_test("--metrics", "psnr", "--limit", "5") == 0
     printed = capsys.readouterr().out
@@ -96,7 +95,6 @@ def test_they_are_scored_on_photographs_that_are_installed(capsys):
     assert found["summary"]["psnr_rgb"]["mean"] > found["summary"]["psnr_rgb_input"]["mean"]
 
 
-@pytest.mark.slow
 def test_the_picture_of_the_readme_is_made_by_its_command():
     """Four weathers above, restored below: each column nearer to the photograph than before."""
     example = runpy.run_path(str(Path(trained.__file__).parent.parent / "examples/before_after.py"))

@@ -1,4 +1,4 @@
-"""test.py as a user meets it: trained weights, finished images or two reports, through the real main()."""
+"""test.py through main(): trained weights, finished images, two reports; and evaluate() of the Python API."""
 
 import os
 import shutil
@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from tiny_run import enter, run_test, run_train, scores, summary, tree, write_image, write_pairs
 
+import restore_diff
 from restore_diff.build import select_precision
 from restore_diff.checkpoint import load_checkpoint_weights, save_weights
-from restore_diff.commands import test
 from restore_diff.metrics.protocols import PROTOCOLS
 from restore_diff.restoration.restorer import Restorer
 
@@ -23,7 +23,7 @@ REPORT = RUN / "test/tests"
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A user's folder with two runs; the one that comes first in the alphabet is the newer."""
+    """A folder with two runs; b is newer than c."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         folder = enter(tmp_path_factory.mktemp("trained"), monkeypatch)
         assert run_train("name=c", "seed=1") == 0
@@ -33,9 +33,9 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, trained):
-    """A copy of it."""
+    """A copy of that folder."""
     folder = enter(tmp_path, monkeypatch)
-    for run in ("c", "b"):  # in this order: a copy is as new as when it was made
+    for run in ("c", "b"):  # b last, so that it is the newer copy
         shutil.copytree(trained / "runs" / run, folder / "runs" / run)
         os.utime(folder / "runs" / run / "checkpoints")
     return folder
@@ -47,12 +47,12 @@ def empty(tmp_path, monkeypatch):
 
 
 def complaints(capsys) -> list[str]:
-    """What went to stderr. A traceback would be more than the test expects."""
+    """Lines on stderr; a traceback would be more than expected."""
     return capsys.readouterr().err.splitlines()
 
 
 def refused(capsys, *arguments: str) -> str:
-    """The one line that test.py refuses the arguments with, having written nothing."""
+    """Run test.py; return its one error line, after checking that it wrote nothing."""
     before = tree(Path())
     capsys.readouterr()
     assert run_test(*arguments) == 2
@@ -62,44 +62,45 @@ def refused(capsys, *arguments: str) -> str:
     return line
 
 
-def test_without_arguments_the_newest_run_is_scored_on_its_own_test_set_as_training_scored_it(here, capsys):
+def test_without_arguments_the_newest_run_is_scored_on_its_test_set(here, capsys):
     before, picture = scores(REPORT), (REPORT / "before_after.png").read_bytes()
     other = tree(Path("runs/c"))
     assert run_test() == 0
     printed = capsys.readouterr().out.splitlines()
-    computed_in = select_precision("auto", torch.device("cpu"))
-    assert printed[0].startswith(f"weights runs/b (step 4)  ddim 2 steps  whole images  cpu {computed_in}")
+    precision = select_precision("auto", torch.device("cpu"))
+    assert printed[0].startswith(f"weights runs/b (step 4)  ddim 2 steps  whole images  cpu {precision}")
     assert summary(REPORT)["restored_by"] == printed[0]
     assert printed[1] == "tests: 3 images"
-    assert printed[2].startswith("  PSNR (rgb)  ")
+    columns = summary(REPORT)["summary"]
+    degraded, restored, gain = (columns[f"psnr_rgb{end}"]["mean"] for end in ("_input", "", "_gain"))
+    assert printed[2].startswith(f"  PSNR (rgb)  {degraded:.2f} -> {restored:.2f} ± ")
+    assert printed[2].endswith(f", n=3), gain {gain:+.2f}")
+    assert abs(restored - np.mean([float(row["psnr_rgb"]) for row in scores(REPORT)])) < 1e-6
     assert printed[-2:] == [
         f"wrote {REPORT}/: per_image.csv, summary.json, table.md, table.tex",
         f"picture {REPORT}/before_after.png: degraded | restored | clean | error",
     ]
-    assert scores(REPORT) == before
+    assert scores(REPORT) == before  # those that train.py wrote
     assert (REPORT / "before_after.png").read_bytes() == picture
     assert tree(Path("runs/c")) == other
 
 
-def test_the_printed_means_are_those_of_the_files(here, capsys):
-    assert run_test("--metrics", "psnr") == 0
-    line = capsys.readouterr().out.splitlines()[2]
+def test_evaluate_gives_the_same_scores_and_writes_nothing(here):
+    before = tree(here)
+    result = restore_diff.evaluate("runs/b", device="cpu", metrics=("psnr", "ssim"))
+    assert tree(here) == before
     columns = summary(REPORT)["summary"]
-    before, after, gain = (columns[f"psnr_rgb{end}"]["mean"] for end in ("_input", "", "_gain"))
-    assert line.startswith(f"  PSNR (rgb)  {before:.2f} -> {after:.2f} ± ")
-    assert line.endswith(f", n=3), gain {gain:+.2f}")
-    assert abs(after - np.mean([float(row["psnr_rgb"]) for row in scores(REPORT)])) < 1e-6
+    assert result.mean == {f"{kind}(rgb)": columns[f"{kind}_rgb"]["mean"] for kind in ("psnr", "ssim")}
+    assert [row["name"] for row in result.rows] == [row["name"] for row in scores(REPORT)]
+    assert str(result).startswith("tests: 3 images\n  PSNR (rgb)")
 
 
-def test_a_run_a_checkpoint_and_a_weights_file_score_alike_each_in_its_place(here):
+def test_a_run_a_checkpoint_and_a_weights_file_score_alike(here):
     weights = load_checkpoint_weights(RUN)
     save_weights(Path("weights"), weights.tensors, weights.config, weights.step)
     expected = scores(REPORT)
-    for path, report in (
-        ("runs/b", REPORT),
-        ("runs/b/checkpoints/00000004", REPORT),
-        ("weights", Path("weights_test/tests")),
-    ):
+    beside = Path("weights_test/tests")
+    for path, report in (("runs/b", REPORT), ("runs/b/checkpoints/00000004", REPORT), ("weights", beside)):
         shutil.rmtree(report, ignore_errors=True)
         assert run_test("--ckpt", path) == 0
         assert scores(report) == expected
@@ -107,26 +108,21 @@ def test_a_run_a_checkpoint_and_a_weights_file_score_alike_each_in_its_place(her
     assert scores(Path("elsewhere/tests")) != expected
 
 
-def test_each_test_set_has_a_report_of_its_own_in_the_run_folder(here):
+def test_each_test_set_has_its_own_report_in_the_run_folder(here):
     write_pairs(here / "more/tests", 2, first=200)
     outside = str(here / "more/tests/input") + ":" + str(here / "more/tests/target")
     before = tree(here / "more")
     assert run_test("--data", "tests", "--data", "more/tests", "--data", outside) == 0
-    reports = sorted(path.parent for path in (RUN / "test").rglob("summary.json"))
-    assert len(reports) == 3
+    assert len(list((RUN / "test").rglob("summary.json"))) == 3
     assert [summary(RUN / "test" / name)["n"] for name in ("tests", "more_tests")] == [3, 2]
     assert tree(here / "more") == before
 
 
-def test_limit_scores_the_first_images(here):
+def test_limit_and_metrics_restrict_images_and_columns(here):
     everything = scores(REPORT)
-    assert run_test("--limit", "2") == 0
-    assert scores(REPORT) == everything[:2]
-    assert run_test("--limit", "99") == 0
-    assert scores(REPORT) == everything
-
-
-def test_only_the_metrics_that_are_asked_for_are_computed(here):
+    for limit in (2, 99):
+        assert run_test("--limit", str(limit)) == 0
+        assert scores(REPORT) == everything[:limit]
     assert run_test("--metrics", "ssim") == 0
     assert scores(REPORT)[0].keys() == {"name", "width", "height", "seed", "ssim_rgb", "ssim_rgb_input", "flags"}
     assert (REPORT / "before_after.png").is_file()
@@ -141,7 +137,7 @@ def test_all_protocols_score_the_same_images(here, capsys):
     assert all(f"({name})" in printed for name in PROTOCOLS)
 
 
-def test_seeds_are_samples_of_their_own_and_the_first_is_that_of_one_seed(here):
+def test_seeds_are_separate_samples_and_the_first_is_the_default(here):
     one = scores(REPORT)
     assert run_test("--seeds", "2", "--save-images") == 0
     rows = scores(REPORT)
@@ -152,16 +148,15 @@ def test_seeds_are_samples_of_their_own_and_the_first_is_that_of_one_seed(here):
     assert len(list((REPORT / "images").glob("*_seed[01].png"))) == 6
 
 
-def test_more_steps_and_tiles_restore_otherwise(here, capsys):
+def test_number_of_steps_and_tiles_change_the_result(here, capsys):
     one = scores(REPORT)
-    assert run_test("--steps", "5") == 0
-    assert scores(REPORT) != one
-    assert run_test("--tile", "16", "--tile_overlap", "4") == 0
+    for options in (["--steps", "5"], ["--tile", "16", "--tile_overlap", "4"]):
+        assert run_test(*options) == 0
+        assert scores(REPORT) != one
     assert "tiles of 16 px" in capsys.readouterr().out
-    assert scores(REPORT) != one
 
 
-def test_saved_images_scored_from_their_files_give_exactly_the_same_numbers(here):
+def test_saved_images_score_the_same_from_their_files(here):
     write_pairs(here / "tests", 2, first=200, names=("input/night/{}", "target/night/{}"))
     assert run_test("--save-images") == 0
     assert run_test("--pred", str(REPORT / "images"), "--target", "tests/target", "--out", "again") == 0
@@ -171,13 +166,7 @@ def test_saved_images_scored_from_their_files_give_exactly_the_same_numbers(here
     assert first == again
 
 
-def test_finished_images_are_scored_without_any_run(empty, capsys):
-    assert run_test("--pred", "tests/input", "--target", "tests/target", "--metrics", "psnr,ssim") == 0
-    assert capsys.readouterr().out.splitlines()[0] == "tests/input: 3 images"
-    assert len(scores(Path("scores/tests_input"))) == 3
-
-
-def test_finished_images_that_cannot_be_scored_are_refused_by_name(empty, capsys):
+def test_finished_images_are_scored_or_named_as_errors(empty, capsys):
     finished = ("--pred", "tests/input", "--target", "tests/target")
     shutil.copy("tests/input/101.png", "tests/input/103.png")
     assert "1 images of tests/input have no partner in tests/target (103)" in refused(capsys, *finished)
@@ -188,6 +177,8 @@ def test_finished_images_that_cannot_be_scored_are_refused_by_name(empty, capsys
     Image.new("RGB", (33, 26)).save("tests/input/101.jpg")
     assert "1 images to score are JPEG, which changed them: 101.jpg" in refused(capsys, *finished)
     assert run_test(*finished, "--allow-jpeg") == 0
+    assert capsys.readouterr().out.splitlines()[0] == "tests/input: 3 images"
+    assert len(scores(Path("scores/tests_input"))) == 3
     assert refused(capsys, "--pred", "x", "--target", "tests/target") == "test.py: x: no such folder"
 
 
@@ -202,7 +193,7 @@ def test_two_reports_are_compared_image_by_image(here, capsys):
     assert ssim.startswith("ssim_rgb  ")
 
 
-def test_what_cannot_be_compared_is_told_in_one_line(here, capsys):
+def test_files_that_cannot_be_compared_give_one_error_line(here, capsys):
     good = str(REPORT / "per_image.csv")
     lines = Path(good).read_text().splitlines(keepends=True)
     for name, text in (
@@ -216,39 +207,38 @@ def test_what_cannot_be_compared_is_told_in_one_line(here, capsys):
     assert "do not hold the same images: 102" in refused(capsys, "--compare", good, "shorter.csv")
     assert "head.csv and head.csv hold no scores" in refused(capsys, "--compare", "head.csv", "head.csv")
     assert "word.csv, line 2: invalid literal" in refused(capsys, "--compare", "word.csv", good)
-    assert "long.csv is no per_image.csv" in refused(capsys, "--compare", good, "long.csv")
+    assert "long.csv: not a per_image.csv: field larger than" in refused(capsys, "--compare", good, "long.csv")
     assert "other.csv: not a per_image.csv; its columns are a, b" in refused(capsys, "--compare", "other.csv", good)
     assert refused(capsys, "--compare", "x.csv", good) == "test.py: x.csv: No such file or directory"
     assert refused(capsys, "--compare", "tests", good) == "test.py: tests: Is a directory"
 
 
-def test_lpips_without_its_weights_is_not_computed_and_the_rest_is(here, capsys):
+def test_without_lpips_weights_the_other_metrics_are_computed(here, capsys):
     assert run_test("--lpips", "vgg") == 0
     assert "  LPIPS not computed: put vgg16-397923af.pth (528 MB, " in capsys.readouterr().out
     assert summary(REPORT)["lpips"]["status"] == "unavailable"
     assert "psnr_rgb" in scores(REPORT)[0]
-    assert run_test("--metrics", "psnr,lpips") == 0  # asked for by name, though the config wants none
+    assert run_test("--metrics", "psnr,lpips") == 0  # requested, though the config has none
     assert "  LPIPS not computed: put alexnet-owt-7be5be79.pth" in capsys.readouterr().out
 
 
-def test_lpips_that_was_insisted_on_is_refused_where_it_cannot_be_computed(here, capsys):
+def test_explicit_lpips_is_an_error_where_it_cannot_be_computed(here, capsys):
     Path("noise.pth").write_bytes(b"noise")
     assert "no such file with LPIPS weights: nowhere.pth" in refused(capsys, "--lpips-weights", "nowhere.pth")
     assert "noise.pth cannot be read as weights" in refused(capsys, "--lpips-weights", "noise.pth")
     assert "LPIPS is the only metric and is not available: put alexnet" in refused(capsys, "--metrics", "lpips")
     finished = ("--pred", "tests/input", "--target", "tests/target")
-    assert "not computed: put alexnet" in refused(capsys, *finished, "--metrics", "lpips")
+    assert "not available: put alexnet" in refused(capsys, *finished, "--metrics", "lpips")
 
 
-def test_weights_that_cannot_be_used_are_told_in_one_line(here, capsys):
+def test_unusable_weights_give_one_error_line(here, capsys):
     weights = load_checkpoint_weights(RUN)
     older = weights.config | {"training": weights.config["training"] | {"momentum": 0.9}}
     wider = weights.config | {"model": weights.config["model"] | {"base_channels": 16}}
     for name, config in (("older.safetensors", older), ("wider.safetensors", wider)):
         save_weights(Path(name), weights.tensors, config, 4)
-    assert "older.safetensors: its config does not fit this version" in refused(
-        capsys, "--ckpt", "older.safetensors"
-    )
+    message = "older.safetensors: its config does not fit this version of restore_diff"
+    assert message in refused(capsys, "--ckpt", "older.safetensors")
     assert "do not fit the network of their config: conv_in.bias" in refused(capsys, "--ckpt", "wider.safetensors")
     assert refused(capsys, "--ckpt", "x") == "test.py: x: no such checkpoint, weights file or run folder"
     assert "holds neither state.json nor checkpoints" in refused(capsys, "--ckpt", "tests")
@@ -260,7 +250,7 @@ def test_weights_that_cannot_be_used_are_told_in_one_line(here, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--data", "nowhere"], "nowhere: neither a card nor a folder"),
         (["--protocol", "rbg"], "unknown metric protocol 'rbg'"),
@@ -270,46 +260,11 @@ def test_weights_that_cannot_be_used_are_told_in_one_line(here, capsys):
         (["--out", "pairs/input/000.png"], "pairs/input/000.png/tests: Not a directory"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(here, capsys, arguments, told):
-    assert told in refused(capsys, *arguments)
+def test_a_wrong_argument_gives_one_error_line(here, capsys, arguments, message):
+    assert message in refused(capsys, *arguments)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--pred", "x"],
-        ["--target", "x"],
-        ["--data", ""],
-        ["--limit", "0"],
-        ["--metrics", "psnr,mse"],
-        ["--protocol", ","],
-        ["--compare", "x"],
-        ["x"],
-    ],
-)
-def test_malformed_arguments_end_with_exit_code_2(arguments):
-    with pytest.raises(SystemExit) as end:
-        test.main(arguments)
-    assert end.value.code == 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (["--pred", "x", "--target", "y", "--limit", "3", "--save_images"], "--limit, --save-images: no effect with"),
-        (["--compare", "x", "y", "--metrics", "psnr"], "--metrics: no effect with --compare"),
-        (["--allow-jpeg"], "--allow-jpeg: no effect without --pred"),
-        (["--metrics", "psnr", "--lpips", "vgg"], "--lpips: no effect without lpips in --metrics"),
-    ],
-)
-def test_an_option_that_would_change_nothing_is_refused(arguments, told, capsys):
-    with pytest.raises(SystemExit) as end:
-        test.main(arguments)
-    assert end.value.code == 2
-    assert told in capsys.readouterr().err
-
-
-def test_images_that_are_not_finite_are_named_and_end_with_3(here, capsys, monkeypatch):
+def test_nonfinite_images_are_named_and_the_exit_code_is_3(here, capsys, monkeypatch):
     restore = Restorer.restore
 
     def broken(self, degraded, names, seed=0):
@@ -319,21 +274,21 @@ def test_images_that_are_not_finite_are_named_and_end_with_3(here, capsys, monke
 
     monkeypatch.setattr(Restorer, "restore", broken)
     assert run_test() == 3
-    assert complaints(capsys)[-1] == "test.py: 1 images gave values that are not finite: 101"
+    assert complaints(capsys)[-1] == "test.py: 1 images gave non-finite values: 101"
     assert scores(REPORT)[1]["psnr_rgb"] == "nan"
     assert summary(REPORT)["summary"]["psnr_rgb"]["n"] == 2
 
 
-def test_memory_that_runs_out_ends_with_4_and_advice(here, capsys, monkeypatch):
+def test_out_of_memory_ends_with_4_and_advice(here, capsys, monkeypatch):
     def restore(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     monkeypatch.setattr(Restorer, "restore", restore)
     assert run_test() == 4
-    assert complaints(capsys)[-1] == "test.py: out of memory; tiles need less, e.g. --tile 256"
+    assert complaints(capsys)[-1] == "test.py: out of memory; use tiles, e.g. --tile 256"
 
 
-def test_ctrl_c_ends_with_130_and_leaves_the_earlier_report(here, capsys, monkeypatch):
+def test_ctrl_c_ends_with_130_and_keeps_the_earlier_report(here, capsys, monkeypatch):
     before = tree(REPORT)
     monkeypatch.setattr(Restorer, "restore", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     assert run_test() == 130

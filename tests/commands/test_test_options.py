@@ -1,4 +1,4 @@
-"""test.py beyond a table: several processes, several numbers of steps, images without clean ones, FID."""
+"""test.py options: several processes, sweeps, no-reference metrics, FID, and rejected arguments."""
 
 import csv
 import os
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from tiny_run import enter, run_test, run_train, scores, summary
+
+from restore_diff.commands import test
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORT = Path("runs/derain/test/tests")
@@ -36,8 +38,7 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
-@pytest.mark.slow
-def test_two_processes_report_what_one_does_and_print_it_once(here):
+def test_two_processes_give_the_report_of_one_and_print_it_once(here):
     alone = scores(REPORT)
     shutil.rmtree(REPORT)
     done = torchrun("--device", "cpu", "--save-images")
@@ -48,15 +49,14 @@ def test_two_processes_report_what_one_does_and_print_it_once(here):
     assert len(list((REPORT / "images").iterdir())) == 3
 
 
-@pytest.mark.slow
-def test_a_mistake_ends_all_processes_with_its_message(here):
+def test_an_error_ends_all_processes_with_its_message(here):
     (here / "tests/input/101.png").write_bytes(b"no picture")
     done = torchrun("--pred", "tests/input", "--target", "tests/target", "--metrics", "psnr")
     assert done.returncode != 0
     assert "test.py: " in done.stderr and "101" in done.stderr
 
 
-def test_a_sweep_scores_each_number_of_steps_and_draws_them(here, capsys):
+def test_a_sweep_scores_each_number_of_steps_and_plots_them(here, capsys):
     assert run_test("--sweep-steps", "2,1", "--limit", "2") == 0
     printed = capsys.readouterr().out
     with (REPORT / "sweep.csv").open(newline="") as file:
@@ -74,13 +74,13 @@ def test_a_sweep_scores_each_number_of_steps_and_draws_them(here, capsys):
     assert scores(Path("two/tests")) == scores(REPORT / "steps_2")
 
 
-def test_a_sweep_beyond_the_schedule_is_refused_before_anything_is_restored(here, capsys):
+def test_a_sweep_beyond_the_schedule_is_rejected_before_restoring(here, capsys):
     assert run_test("--sweep-steps", "1,5000", "--out", "reports") == 2
     assert "sampler.num_steps" in capsys.readouterr().err
     assert not Path("reports").exists()
 
 
-def test_without_pyiqa_images_without_clean_ones_are_refused_in_one_line(here, capsys, monkeypatch):
+def test_without_pyiqa_no_reference_metrics_give_one_error_line(here, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyiqa", None)
     assert run_test("--nr", "niqe,musiq", "--pred", "tests/input") == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -89,7 +89,7 @@ def test_without_pyiqa_images_without_clean_ones_are_refused_in_one_line(here, c
     assert not Path("scores").exists()
 
 
-def test_fid_without_its_packages_is_not_computed_and_the_rest_is(here, capsys, monkeypatch):
+def test_without_torch_fidelity_the_other_metrics_are_computed(here, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     assert run_test("--fid", "--pred", "tests/input", "--target", "tests/target", "--metrics", "psnr") == 0
     printed = capsys.readouterr().out
@@ -98,19 +98,39 @@ def test_fid_without_its_packages_is_not_computed_and_the_rest_is(here, capsys, 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
+        (["--pred", "x"], "--pred and --target belong together"),
+        (["--target", "x"], "--pred and --target belong together"),
+        (["--data", ""], "argument --data: not a path"),
+        (["--limit", "0"], "must be a whole number"),
+        (["--metrics", "psnr,mse"], "must be some of psnr,ssim,lpips, got psnr,mse"),
+        (["--protocol", ","], "must be comma-separated names"),
+        (["--compare", "x"], "expected 2 arguments"),
+        (["x"], "unrecognized arguments"),
+        (["--sweep-steps", "1,0"], "must be a whole number, 1 or more, got 0"),
+        (["--pred", "x", "--target", "y", "--limit", "3", "--save_images"], "--limit, --save-images: no effect with"),
+        (["--compare", "x", "y", "--metrics", "psnr"], "--metrics: no effect with --compare"),
+        (["--allow-jpeg"], "--allow-jpeg: no effect without --pred"),
+        (["--metrics", "psnr", "--lpips", "vgg"], "--lpips: no effect without lpips in --metrics"),
         (["--nr", "niqe"], "--nr: no effect without --pred"),
         (["--nr", "niqe", "--pred", "a", "--target", "b"], "--target: no effect with --nr"),
         (["--nr", "niqe", "--pred", "a", "--metrics", "psnr"], "--metrics: no effect with --nr"),
         (["--fid"], "--fid: no effect without --pred"),
         (["--sweep-steps", "1,2", "--steps", "4"], "--steps: no effect with --sweep-steps"),
         (["--sweep-steps", "1,2", "--pred", "a", "--target", "b"], "--sweep-steps: no effect with --pred"),
-        (["--sweep-steps", "1,0"], "must be a whole number, 1 or more, got 0"),
     ],
 )
-def test_options_that_contradict_each_other_are_refused(arguments, told, capsys):
+def test_malformed_and_unused_arguments_are_rejected(arguments, message, capsys):
     with pytest.raises(SystemExit) as end:
-        run_test(*arguments)
+        test.main(arguments)
     assert end.value.code == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("--fid", 2)])
+def test_help_and_argument_errors_import_no_torch(argument, code):
+    program = "import sys, restore_diff.commands.test as test\ntry: test.main(sys.argv[1:])\nexcept SystemExit as end: "
+    program += "print('torch' in sys.modules, end.code)"
+    done = subprocess.run([sys.executable, "-c", program, argument], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == f"False {code}"

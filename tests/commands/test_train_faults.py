@@ -90,7 +90,6 @@ def on_a_file_system(options: str, *more: str) -> subprocess.CompletedProcess[st
 
 
 @linux
-@pytest.mark.slow
 def test_a_disk_that_fills_stops_with_4_and_the_older_checkpoint_goes_on(here):
     done = on_a_file_system(
         "size=4m",
@@ -115,7 +114,6 @@ def test_a_disk_that_fills_stops_with_4_and_the_older_checkpoint_goes_on(here):
 
 
 @linux
-@pytest.mark.slow
 def test_a_read_only_folder_ends_with_2_before_any_training(here):
     done = on_a_file_system("ro")
     assert done.returncode == 2, done.stderr

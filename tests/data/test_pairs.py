@@ -11,14 +11,14 @@ from PIL import Image
 from restore_diff.data import pairs as pairs_module
 from restore_diff.data.loading import PairedImageDataset
 from restore_diff.data.names import DataError
-from restore_diff.data.pairs import PairList, find_pairs, shared_clean_images
+from restore_diff.data.pairs import PairList, Split, find_pairs, shared_clean_images
 
 
-def listed(source: Path | str, split="test") -> PairList:
+def listed(source: Path | str, split: Split = "test") -> PairList:
     return find_pairs(str(source), split, Path("none"))
 
 
-def found(source: Path | str, split="test") -> dict[str, str]:
+def found(source: Path | str, split: Split = "test") -> dict[str, str]:
     """Return name -> clean name, in the order of the list."""
     pairs = listed(source, split).pairs
     assert [pair.name for pair in pairs] == sorted(pair.name for pair in pairs)
@@ -34,7 +34,7 @@ def refusal(source: Path | str) -> str:
 @pytest.mark.parametrize(
     ("folders", "pairs"),
     [
-        ("input target", {"1.png": "1.jpg", "2.png": "2.png", "10.png": "10.png"}),
+        ("input target", {"1.png": "1.jpg", "2.png": "2.PNG", "10.png": "10.png"}),
         ("LQ GT", {"sub/1.png": "sub/1.png", "other/1.png": "other/1.png"}),
         ("rain norain", {"rain-001.png": "norain-001.png", "rain-002.png": "norain-002.png"}),
         ("data gt", {"0_rain.png": "0_clean.png", "1_rain.png": "1_clean.png"}),

@@ -185,7 +185,7 @@ def test_encrypted_and_unknown_members_and_tar_files_are_refused(tmp_path):
     with tarfile.open(tmp_path / "shards/0.tar", "w"):
         pass
     with pytest.raises(
-        DataError, match="tar files are not read; unpack them into FOLDER, then write zip files: python"
+        DataError, match="tar files are not read; unpack them into FOLDER, then write zip files: restore-diff"
     ):
         find(tmp_path / "shards")
 
@@ -250,6 +250,6 @@ def test_the_command_writes_shards_once_and_overwrites_nothing(files, tmp_path, 
 def test_pairs_that_would_not_be_found_again_are_not_written(make_images, tmp_path):
     pairs = find(make_images("pairs/target", ["a.png"]))
     nameless = PairList("odd", (pairs.pairs[0]._replace(name="b"), pairs.pairs[0]._replace(name="b/c")))
-    with pytest.raises(DataError, match="the names of odd do not pair up"):
+    with pytest.raises(DataError, match="odd would get other names or another order; give each pair a name"):
         shard.write_shards(nameless, tmp_path / "out", 2)
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".shards-*"))

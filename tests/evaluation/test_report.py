@@ -1,4 +1,4 @@
-"""The files and tables of an evaluation say what was computed, how, and what was not."""
+"""Report files and tables, and the Scores of the Python API."""
 
 import json
 import math
@@ -12,6 +12,7 @@ from restore_diff.evaluation.report import (
     markdown_table,
     per_image_csv,
     read_per_image_csv,
+    scores_of,
 )
 from restore_diff.metrics.perceptual import MetricUnavailable
 
@@ -42,34 +43,28 @@ def test_the_csv_is_sorted_and_has_fixed_decimals(row):
     ]
 
 
-def test_what_is_read_from_the_csv_is_what_was_written(row, tmp_path):
+def test_the_csv_reads_back_unchanged(row, tmp_path):
     rows = [row("a\udcff,1", 0, ("identical", "small"), **scores(math.inf, 1)), row("b", 3, **scores(30.5))]
     Report("x", rows, ("y_matlab",)).write(tmp_path / "new" / "folder")
     assert read_per_image_csv(tmp_path / "new" / "folder" / "per_image.csv") == rows
+    names = sorted(path.name for path in (tmp_path / "new" / "folder").iterdir())
+    assert names == ["per_image.csv", "summary.json", "table.md", "table.tex"]
 
 
-def test_a_file_that_is_no_per_image_csv_is_refused_with_its_path(tmp_path):
-    path = tmp_path / "other.csv"
-    path.write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match=r"other\.csv: not a per_image\.csv; its columns are a, b"):
-        read_per_image_csv(path)
-    path.write_text("name,width,height,seed,psnr_rgb,seconds,flags\na,1,1,0,thirty,0,\n")
-    with pytest.raises(ValueError, match=r"other\.csv, line 2: .*thirty"):
-        read_per_image_csv(path)
-
-
-def test_the_json_is_strict_and_holds_what_a_number_depends_on(row, tmp_path, monkeypatch):
+def test_the_json_is_strict_and_holds_all_settings(row, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["test.py", "--ckpt", "x"])
     rows = [
         row("a", 0, ("identical",), **scores(math.inf, 1)),
         row("b", 0, ("nonfinite",), **scores(math.nan, math.nan)),
     ]
-    Report("rain", rows, ("y_matlab",), MISSING).write(tmp_path)
+    report = Report("rain", rows, ("y_matlab",), MISSING)
+    report.write(tmp_path)
 
     def refuse(constant):
         raise AssertionError(constant)
 
     summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=refuse)
+    assert report.nonfinite == ["b"]
     assert summary["schema"] == 1 and summary["dataset"] == "rain" and summary["n"] == 2 and summary["seeds"] == [0]
     assert summary["protocols"]["y_matlab"]["round_y"] is True
     assert {
@@ -95,20 +90,21 @@ def test_the_json_is_strict_and_holds_what_a_number_depends_on(row, tmp_path, mo
     assert summary["environment"]["argv"] == ["test.py", "--ckpt", "x"]
 
 
-def test_files_are_replaced_whole_and_nothing_is_left_beside(report, tmp_path):
-    report.write(tmp_path)
-    before = (tmp_path / "per_image.csv").read_text()
-    report.write(tmp_path)
-    assert (tmp_path / "per_image.csv").read_text() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["per_image.csv", "summary.json"]
+def test_scores_have_public_metric_names_and_print_the_table(row):
+    rows = [row("a", seed, **scores(30.0 + 2 * seed)) for seed in (0, 1)]
+    rows += [row("b", seed, ("small",) * seed, **scores(20.0, math.nan)) for seed in (0, 1)]
+    report = Report("rain", rows, ("y_matlab",))
+    result = scores_of(report)
+    assert result.mean == {"psnr(y_matlab)": 25.5, "ssim(y_matlab)": 0.5}
+    assert result.interval == {"psnr(y_matlab)": report.summary["psnr_y_matlab"].ci95, "ssim(y_matlab)": None}
+    expected = {"name": "a", "width": 480, "height": 320, "flags": ()}
+    expected |= {"psnr(y_matlab)": 31.0, "ssim(y_matlab)": 0.5}
+    assert result.rows[0] == expected | {"input psnr(y_matlab)": 25.0, "input ssim(y_matlab)": 0.25}
+    assert result.rows[1]["flags"] == ("small",) and math.isnan(result.rows[1]["ssim(y_matlab)"])
+    assert str(result) == console_table(report)
 
 
-def test_images_that_are_not_finite_are_named(row):
-    rows = [row("b", 0, ("nonfinite",), **scores(math.nan)), row("a", 0, ("small",), **scores(3.0))]
-    assert Report("x", rows, ("y_matlab",)).nonfinite == ["b"]
-
-
-def test_the_console_table_names_the_convention_and_its_interval(report):
+def test_the_console_table_names_protocol_and_interval(report):
     lines = console_table(report).splitlines()
     assert lines[0] == "rain_100: 40 images"
     assert lines[1] == "  PSNR-Y (y_matlab)  26.95 -> 31.95 ± 0.37 (95% CI, n=40), gain +5.00"
@@ -128,7 +124,7 @@ def test_the_console_table_shows_seeds_and_warns(row):
     assert "LPIPS" not in text
 
 
-def test_grey_images_are_told_of_where_a_published_script_would_score_them_otherwise(row):
+def test_grey_images_are_warned_of_where_published_scripts_differ(row):
     """A grey image as RGB has the luma 16 + 219/255 v: its PSNR-Y is 20 log10(255/219) above that of v itself."""
     assert 20 * math.log10(255 / 219) == pytest.approx(1.32, abs=5e-3)
     rows = [row(name, seed, flags, **scores(30)) for name, flags in (("a", ("grey",)), ("b", ())) for seed in (0, 1)]
@@ -138,7 +134,7 @@ def test_grey_images_are_told_of_where_a_published_script_would_score_them_other
         assert "grey" not in console_table(Report("x", rows, (protocol,)))
 
 
-def test_a_metric_without_any_score_is_no_number(row):
+def test_a_metric_without_any_score_has_no_number(row):
     report = Report("x", [row("a", psnr_rgb=math.nan, ssim_rgb=math.nan)], ("rgb",))
     assert "PSNR (rgb)  no image has a score" in console_table(report)
     assert markdown_table(report).splitlines()[2] == "| x | 1 | - | - |"

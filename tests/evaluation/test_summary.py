@@ -1,4 +1,4 @@
-"""Means over seeds within an image first; identical and missing scores have their policy."""
+"""Statistics: seeds averaged within an image first; policy for identical images and missing scores."""
 
 import math
 
@@ -20,52 +20,36 @@ def test_plain_statistics_of_a_column(row):
 
 
 def test_seeds_are_averaged_within_an_image_never_the_best(row):
-    rows = [
-        row("a", 0, psnr_rgb=30.0),
-        row("a", 1, psnr_rgb=34.0),
-        row("b", 0, psnr_rgb=20.0),
-        row("b", 1, psnr_rgb=22.0),
-    ]
-    psnr = summarise(rows)["psnr_rgb"]
+    scores = (("a", 0, 30.0), ("a", 1, 34.0), ("b", 0, 20.0), ("b", 1, 22.0))
+    psnr = summarise([row(name, seed, psnr_rgb=score) for name, seed, score in scores])["psnr_rgb"]
     assert (psnr.mean, psnr.min, psnr.max, psnr.n) == (26.5, 21.0, 32.0, 2)
     assert psnr.seed_std == pytest.approx(math.sqrt((8 + 2) / 2))
     assert psnr.std == pytest.approx(math.sqrt(2 * 5.5**2))
 
 
 def test_identical_images_count_as_100_db(row):
-    rows = [
-        row("a", psnr_rgb=math.inf, ssim_rgb=1.0, lpips_alex=0.0),
-        row("b", psnr_rgb=30.0, ssim_rgb=0.5, lpips_alex=1),
-    ]
-    summary = summarise(rows)
+    identical = row("a", psnr_rgb=math.inf, ssim_rgb=1.0, lpips_alex=0.0)
+    summary = summarise([identical, row("b", psnr_rgb=30.0, ssim_rgb=0.5, lpips_alex=1)])
     assert summary["psnr_rgb"].mean == 65 and summary["psnr_rgb"].max == 100
     assert [summary[column].n_identical for column in ("psnr_rgb", "ssim_rgb", "lpips_alex")] == [1, 1, 1]
     assert summarise([row("a", psnr_rgb=104.0)])["psnr_rgb"].n_identical == 0
 
 
-def test_an_image_without_a_score_for_some_seed_is_left_out_and_counted(row):
-    rows = [
-        row("a", 0, psnr_rgb=40.0),
-        row("a", 1, psnr_rgb=math.nan),
-        row("b", 0, psnr_rgb=30.0),
-        row("b", 1, psnr_rgb=30.0),
-    ]
-    psnr = summarise(rows)["psnr_rgb"]
+def test_an_image_with_a_missing_seed_is_left_out_and_counted(row):
+    scores = (("a", 0, 40.0), ("a", 1, math.nan), ("b", 0, 30.0), ("b", 1, 30.0))
+    psnr = summarise([row(name, seed, psnr_rgb=score) for name, seed, score in scores])["psnr_rgb"]
     assert (psnr.mean, psnr.n, psnr.n_nonfinite) == (30.0, 1, 1)
 
 
-def test_where_no_image_has_a_score_there_are_no_statistics(row):
+def test_statistics_are_none_for_too_few_scores(row):
     psnr = summarise([row("a", psnr_rgb=math.nan)])["psnr_rgb"]
     assert (psnr.mean, psnr.std, psnr.median, psnr.ci95, psnr.min, psnr.max, psnr.n) == (None,) * 6 + (0,)
+    psnr = summarise([row("a", psnr_rgb=30.0)])["psnr_rgb"]
+    assert (psnr.mean, psnr.std, psnr.ci95) == (30.0, None, None)
     assert summarise([]) == {}
 
 
-def test_one_image_has_a_mean_but_no_interval(row):
-    psnr = summarise([row("a", psnr_rgb=30.0)])["psnr_rgb"]
-    assert (psnr.mean, psnr.std, psnr.ci95) == (30.0, None, None)
-
-
-def test_the_gain_is_over_the_images_that_have_both_scores(row):
+def test_the_gain_covers_images_with_both_scores(row):
     rows = [
         row("a", psnr_rgb=30.0, psnr_rgb_input=25.0),
         row("b", psnr_rgb=math.inf, psnr_rgb_input=90.0),
@@ -76,13 +60,13 @@ def test_the_gain_is_over_the_images_that_have_both_scores(row):
     assert list(summary) == ["psnr_rgb", "psnr_rgb_input", "psnr_rgb_gain"]
 
 
-def test_thirty_images_or_more_have_students_interval():
+def test_30_images_or_more_have_the_student_t_interval():
     values = torch.randn(30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     theirs = stats.t.interval(0.95, 29, values.mean().item(), stats.sem(values.numpy()))
     assert confidence_interval(values) == pytest.approx(theirs, abs=1e-12)
 
 
-def test_fewer_images_have_the_bootstraps_interval():
+def test_fewer_images_have_the_bootstrap_interval():
     values = torch.randn(29, generator=torch.Generator().manual_seed(0), dtype=torch.float64).exp()
     low, high = confidence_interval(values) or (0, 0)
     theirs = stats.bootstrap((values.numpy(),), lambda x, axis: x.mean(axis), method="percentile", n_resamples=10_000)
@@ -90,13 +74,13 @@ def test_fewer_images_have_the_bootstraps_interval():
     assert (low, high) == bootstrap_interval(values)
 
 
-def test_the_bootstrap_is_the_same_each_time_and_moves_no_global_generator():
+def test_the_bootstrap_is_fixed_and_keeps_the_global_generator():
     values, state = torch.arange(7, dtype=torch.float64), torch.random.get_rng_state()
     assert bootstrap_interval(values) == bootstrap_interval(values)
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_only_psnr_is_capped(row):
-    """BRISQUE goes beyond 100, and no-reference scores have no perfect value."""
+    """BRISQUE exceeds 100, and no-reference scores have no perfect value."""
     brisque = summarise([row("a", brisque=130.0), row("b", brisque=20.0)])["brisque"]
     assert (brisque.mean, brisque.max, brisque.n_identical) == (75.0, 130.0, 0)

@@ -1,4 +1,4 @@
-"""LPIPS is the package's, with weights that are found, checked and never made up."""
+"""LPIPS equals the lpips package; its weights are searched, checked, and never random."""
 
 import hashlib
 import math
@@ -69,7 +69,7 @@ def images(height: int = 64, width: int = 70, number: int = 2) -> tuple[torch.Te
 
 
 @pytest.mark.parametrize("net", ["alex", "vgg"])
-def test_it_is_the_packages_with_the_same_trunk(net, tmp_path, monkeypatch):
+def test_lpips_equals_the_package_with_the_same_trunk(net, tmp_path, monkeypatch):
     trunk = random_trunk(net)
     save_file(trunk, tmp_path / "trunk.safetensors")
     pred, target = images()
@@ -80,7 +80,7 @@ def test_it_is_the_packages_with_the_same_trunk(net, tmp_path, monkeypatch):
 
 
 @needs_weights
-def test_it_is_the_packages_with_the_real_trunk(monkeypatch, pair):
+def test_lpips_equals_the_package_with_the_real_trunk(monkeypatch, pair):
     trunk = perceptual._read_trunk(Path(REAL_WEIGHTS))
     pred, target = (torch.from_numpy(image).permute(2, 0, 1)[None] / 255 for image in pair)
     theirs = package_lpips("alex", trunk, monkeypatch)(pred, target, normalize=True).item()
@@ -89,7 +89,7 @@ def test_it_is_the_packages_with_the_real_trunk(monkeypatch, pair):
 
 @needs_weights
 @pytest.mark.parametrize(("name", "published"), [("ex_p0", 0.722), ("ex_p1", 0.138)])
-def test_the_packages_example_images_have_the_published_distance(name, published):
+def test_example_images_have_the_published_distance(name, published):
     folder = Path(os.environ.get("RESTORE_DIFF_TEST_DATA", "")) / "lpips"
     if not (folder / "ex_ref.png").is_file():
         pytest.skip("needs lpips/ex_ref.png, ex_p0.png and ex_p1.png in RESTORE_DIFF_TEST_DATA")
@@ -100,9 +100,8 @@ def test_the_packages_example_images_have_the_published_distance(name, published
     assert round(LPIPS("alex")(pred, target).item(), 3) == published
 
 
-def test_a_whole_torchvision_checkpoint_serves_and_is_named_in_the_score(tmp_path, trunk_file):
-    trunk = random_trunk("alex")
-    torch.save(trunk | {"classifier.1.weight": torch.zeros(4, 4)}, tmp_path / "alexnet.pth")
+def test_a_whole_torchvision_checkpoint_is_accepted_and_hashed(tmp_path, trunk_file):
+    torch.save(random_trunk("alex") | {"classifier.1.weight": torch.zeros(4, 4)}, tmp_path / "alexnet.pth")
     metric = LPIPS("alex", tmp_path / "alexnet.pth")
     assert torch.equal(metric(*images()), LPIPS("alex", trunk_file)(*images()))
     assert metric.label == "LPIPS(alex,v0.1)"
@@ -118,16 +117,16 @@ def test_construction_prints_warns_and_draws_nothing(trunk_file, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_score_depends_on_its_pair_alone(trunk_file, monkeypatch):
+def test_a_score_depends_on_its_own_pair_only(trunk_file, monkeypatch):
     metric, (pred, target) = LPIPS("alex", trunk_file), images(number=5)
     together = metric(pred, target)
     alone = torch.cat([metric(a[None], b[None]) for a, b in zip(pred, target, strict=True)])
     monkeypatch.setitem(TRUNKS, "alex", TRUNKS["alex"]._replace(pixels_per_chunk=2 * 64 * 70))
-    chunked = metric(pred, target)
-    assert torch.allclose(together, alone, rtol=1e-5, atol=0) and torch.allclose(together, chunked, rtol=1e-5, atol=0)
+    for other in (alone, metric(pred, target)):
+        assert torch.allclose(together, other, rtol=1e-5, atol=0)
 
 
-def test_neither_training_mode_nor_autocast_nor_gradients_reach_it(trunk_file):
+def test_training_mode_autocast_and_gradients_have_no_effect(trunk_file):
     metric, (pred, target) = LPIPS("alex", trunk_file), images()
     plain = metric(pred, target)
     metric.train()
@@ -143,20 +142,17 @@ def test_a_gpu_with_tf32_gives_the_same(trunk_file):
     assert (metric(pred.cuda(), target.cuda()).cpu() - on_cpu).abs().max() <= 1e-5
 
 
-def test_equal_images_have_no_distance_and_tiny_ones_none_at_all(trunk_file):
+def test_equal_images_score_0_small_ones_nan_other_shapes_are_rejected(trunk_file):
     metric, (pred, target) = LPIPS("alex", trunk_file), images()
     assert metric(pred, pred).tolist() == [0, 0]
     assert math.isnan(metric(pred[:1, :, :30], target[:1, :, :30]))
     assert metric(pred[:1, :, :31, :31], target[:1, :, :31, :31]).isfinite()
-
-
-def test_other_shapes_are_refused(trunk_file):
     with pytest.raises(ValueError, match=r"\(B, 3, H, W\)"):
-        LPIPS("alex", trunk_file)(torch.zeros(1, 1, 64, 64), torch.zeros(1, 1, 64, 64))
+        metric(torch.zeros(1, 1, 64, 64), torch.zeros(1, 1, 64, 64))
 
 
 @pytest.mark.parametrize("net", ["alex", "vgg"])
-def test_without_weights_the_message_says_which_file_goes_where(net, no_weights):
+def test_missing_weights_are_named_with_url_and_place(net, no_weights):
     with pytest.raises(MetricUnavailable) as caught:
         LPIPS(net)
     message, file = str(caught.value), TRUNKS[net].file_name
@@ -164,19 +160,15 @@ def test_without_weights_the_message_says_which_file_goes_where(net, no_weights)
     assert "RESTORE_DIFF_LPIPS_WEIGHTS" in message and "\n" not in message
 
 
-def test_a_named_file_goes_before_the_environment_and_that_before_the_cache(no_weights, monkeypatch, trunk_file):
+def test_weights_are_searched_as_argument_then_environment_then_cache(no_weights, monkeypatch, trunk_file):
     no_weights.mkdir(parents=True)
-    cached = no_weights / TRUNKS["alex"].file_name
+    cached, other = no_weights / TRUNKS["alex"].file_name, no_weights / "other.pth"
     cached.touch()
+    other.touch()
     assert find_lpips_weights("alex", download=True) == cached
     monkeypatch.setenv("RESTORE_DIFF_LPIPS_WEIGHTS", str(trunk_file))
     assert find_lpips_weights("alex") == trunk_file
-    other = no_weights / "other.pth"
-    other.touch()
     assert find_lpips_weights("alex", other) == other
-
-
-def test_a_named_file_that_is_not_there_is_not_replaced_by_another(no_weights, monkeypatch, trunk_file):
     with pytest.raises(MetricUnavailable, match=r"no such file .*missing\.pth"):
         find_lpips_weights("alex", Path("missing.pth"), download=True)
     monkeypatch.setenv("RESTORE_DIFF_LPIPS_WEIGHTS", "gone.pth")
@@ -184,7 +176,7 @@ def test_a_named_file_that_is_not_there_is_not_replaced_by_another(no_weights, m
         find_lpips_weights("alex")
 
 
-def test_the_network_is_used_only_when_asked_and_the_hash_is_checked(no_weights, monkeypatch):
+def test_weights_are_downloaded_only_on_request_with_a_hash_check(no_weights, monkeypatch):
     asked = []
 
     def download(url: str, **options: object) -> None:
@@ -200,17 +192,16 @@ def test_the_network_is_used_only_when_asked_and_the_hash_is_checked(no_weights,
     assert asked == [("https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", True)]
 
 
-def test_a_damaged_checkpoint_is_refused_by_the_hash_in_its_name(tmp_path):
+def test_a_checkpoint_that_contradicts_the_hash_in_its_name_is_rejected(tmp_path):
     path = tmp_path / TRUNKS["alex"].file_name
     torch.save(random_trunk("alex"), path)
     with pytest.raises(MetricUnavailable, match=r"damaged: its sha256 starts with [0-9a-f]{8}, not with 7be5be79"):
         LPIPS("alex", path)
-    good = tmp_path / f"alexnet-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth"
-    path.rename(good)
+    good = path.rename(tmp_path / f"alexnet-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth")
     assert LPIPS("alex", good)(*images()).isfinite().all()
 
 
-def test_a_file_that_is_no_trunk_is_refused(tmp_path, trunk_file):
+def test_a_file_without_the_trunk_is_rejected(tmp_path, trunk_file):
     with pytest.raises(MetricUnavailable, match="does not hold the vgg trunk"):
         LPIPS("vgg", trunk_file)
     incomplete = random_trunk("alex")

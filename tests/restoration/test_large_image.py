@@ -25,7 +25,7 @@ def darker(x_t, t, degraded):
     return degraded / 2 - 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="measures its memory as Linux tells it")
 def test_40_megapixels_are_restored_in_tiles_and_in_proportionate_memory(tmp_path):
     height, width = 5000, 8000

@@ -26,7 +26,7 @@ SETTINGS = [
     "training.num_steps=6", "training.warmup_steps=2", "training.save_every_steps=3", "training.log_every_steps=1",
     "training.max_gradient_norm=0.1", "sampler.num_steps=2", "tiling.tile_size_px=0",
 ]  # fmt: skip
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def torchrun(folder: Path, *more: str, num: int = 2) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,309 @@
+"""Implementation of test.py and of restore_diff.evaluate; `score_test_set` and `validation` also serve train.py."""
+
+import argparse
+import math
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.utils.data import Subset
+from torchvision.transforms.functional import center_crop
+from torchvision.utils import make_grid
+from tqdm import tqdm
+
+from restore_diff import build, trained
+from restore_diff.commands.console import (
+    BAD_USAGE,
+    METRICS,
+    OK,
+    SOME_FAILED,
+    STOPPED,
+    USER_ERRORS,
+    complain,
+    logging_to_console,
+    printing,
+    say,
+)
+from restore_diff.config import ExperimentConfig, config_from_dict
+from restore_diff.data.images import write_image
+from restore_diff.data.names import DataError
+from restore_diff.data.pairs import Pair, PairList
+from restore_diff.distributed import WHOLE, Share, sharing
+from restore_diff.environment import is_out_of_memory
+from restore_diff.evaluation.evaluator import Evaluator, OnImage, Row, Scorer
+from restore_diff.evaluation.folders import (
+    no_reference_table,
+    pair_folders,
+    score_distributions,
+    score_folders,
+    score_images,
+    write_no_reference,
+)
+from restore_diff.evaluation.pictures import choose_examples, draw_panel, sweep_table, write_sweep
+from restore_diff.evaluation.report import (
+    Report,
+    Scores,
+    compare,
+    comparison_table,
+    console_table,
+    scores_of,
+    summarise,
+)
+from restore_diff.restoration.restorer import Restorer
+from restore_diff.training.run import RunLog, Silence
+
+NUM_PANEL_ROWS = 4
+PANEL_PX = 256
+PICTURE = "before_after.png"
+VALIDATION_METRICS = ("psnr", "ssim")
+
+
+class Choice(NamedTuple):
+    """Scoring options that are not in the config."""
+
+    metrics: Sequence[str] = METRICS
+    seeds: Sequence[int] = (0,)
+    limit: int | None = None
+    save_images: bool = False
+    lpips_weights: Path | None = None
+    download: bool = False
+    share: Share = WHOLE
+
+
+def set_folder(parent: Path, source: str) -> Path:
+    """Return the report folder of a test set in `parent`, named after its source."""
+    return parent / (re.sub(r"[^\w-]+", "_", source).strip("_")[-60:] or "here")
+
+
+def evaluate(
+    config: ExperimentConfig,
+    restorer: Restorer,
+    pairs: PairList,
+    protocols: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+    *,
+    seeds: Sequence[int] = (0,),
+    limit: int | None = None,
+    lpips_weights: Path | None = None,
+    download: bool = False,
+    description: str | None = None,
+    on_image: OnImage | None = None,
+    share: Share = WHOLE,
+) -> Scores:
+    """Restore and score pairs in memory; nothing is written. test.py uses this function.
+
+    `protocols` None: those of the config, else rgb and those of the data set; `metrics` None: psnr, ssim, lpips.
+    `limit` keeps the first images only; several `seeds` are averaged per image. LPIPS needs its weights:
+    `lpips_weights`, the cache, or `download`. `description` of the restorer goes into the report. Where several
+    processes share the pairs, all return the whole result. ConfigError for unknown protocols or unusable weights.
+    """
+    if protocols:
+        config = build.with_overrides(config, evaluation__protocols=list(protocols))
+    metrics = metrics or METRICS
+    names = build.protocols(config, pairs.protocols)
+    lpips = build.lpips(config, lpips_weights, download) if "lpips" in metrics else None
+    scorer = build.scorer(names, lpips, metrics)
+    images = build.images(config, pairs)
+    dataset = Subset(images, range(min(limit or len(images), len(images))))
+    rows = Evaluator(restorer.restore, scorer, restorer.device).evaluate(dataset, seeds, on_image, share)
+    return scores_of(Report(pairs.name, rows, names, lpips, description))
+
+
+def score_test_set(
+    config: ExperimentConfig, restorer: Restorer, description: str, pairs: PairList, folder: Path, choice: Choice
+) -> Report:
+    """Restore and score every pair; write per_image.csv, summary.json, tables and a picture to `folder`.
+
+    `description` of the restorer goes into the report. Where several processes share the pairs, all return the whole
+    report and the first one writes it.
+    """
+    share = choice.share
+    num_images = min(choice.limit or len(pairs.pairs), len(pairs.pairs))
+    total = len(share.positions(num_images)) * len(choice.seeds)
+    with tqdm(total=total, unit="image", desc=pairs.name, disable=None if share.is_first else True) as bar:
+
+        def on_image(row: Row, restored: Tensor) -> None:
+            if choice.save_images:
+                seed = f"_seed{row.seed}" if len(choice.seeds) > 1 else ""
+                path = folder / "images" / f"{row.name}{seed}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_image(path, restored)
+            bar.update()
+
+        options = {name: value for name, value in choice._asdict().items() if name != "save_images"}
+        report = evaluate(config, restorer, pairs, description=description, on_image=on_image, **options).report
+    if share.is_first:
+        report.write(folder)
+        (folder / PICTURE).unlink(missing_ok=True)
+        measures = [f"{metric}_{report.protocol_names[0]}" for metric in ("psnr", "ssim") if metric in choice.metrics]
+        if measures and (examples := choose_examples(report.rows, measures[0])):
+            again = Evaluator(restorer.restore, Scorer(()), restorer.device)
+            draw_panel(folder / PICTURE, examples, build.images(config, pairs), again.restored)
+    return report
+
+
+def tell(report: Report, folder: Path) -> None:
+    """Print the table and the paths of the files."""
+    say(*console_table(report).splitlines(), f"wrote {folder}/: per_image.csv, summary.json, table.md, table.tex")
+    if (folder / PICTURE).exists():
+        say(f"picture {folder / PICTURE}: degraded | restored | clean | error")
+
+
+def validation(
+    config: ExperimentConfig, restorer: Restorer, pairs: PairList, log: RunLog | Silence, share: Share = WHOLE
+) -> Callable[[nn.Module, int], dict[str, float]]:
+    """Return a function that scores the validation pairs as test.py does and logs a panel of the first four.
+
+    `restorer` must hold the model in training. The panel shows pairs of the first process.
+    """
+    evaluator = Evaluator(restorer.restore, Scorer(("rgb",)), restorer.device)
+    dataset = build.images(config, pairs)
+
+    def validate(_: nn.Module, step: int) -> dict[str, float]:
+        """Return means by metric; NaN where no pair has a score."""
+        pictures: list[Tensor] = []
+        rows = evaluator.evaluate(dataset, on_image=lambda row, restored: pictures.append(restored), share=share)
+        shown = zip(share.positions(len(dataset))[:NUM_PANEL_ROWS], pictures, strict=False)
+        if share.is_first:
+            log.image(step, _panel([(dataset[index], picture) for index, picture in shown]))
+        summary = summarise(rows)
+        means = {name: summary[f"{name}_rgb"].mean for name in VALIDATION_METRICS}
+        return {name: math.nan if mean is None else mean for name, mean in means.items()}
+
+    return validate
+
+
+def _panel(shown: Sequence[tuple[Pair, Tensor]]) -> Tensor:
+    """Grid of degraded | restored | clean, center-cropped to a common size."""
+    rows = [(pair.degraded, restored, pair.clean) for pair, restored in shown]
+    size = [min(PANEL_PX, *(row[0].shape[axis] for row in rows)) for axis in (1, 2)]
+    return make_grid([center_crop(image, size) for row in rows for image in row], nrow=3, padding=4, pad_value=1.0)
+
+
+def test(args: argparse.Namespace) -> int:
+    """Run test.py with parsed arguments; return the exit code."""
+    try:
+        with logging_to_console(), sharing() as share, printing(share.is_first):
+            if args.compare:
+                return _compare_files(*args.compare)
+            if args.nr:
+                return _score_without_reference(args, share)
+            return _score_finished(args, share) if args.pred else _score_model(args, share)
+    except USER_ERRORS as error:
+        complain("test.py", error)
+        return BAD_USAGE
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        complain("test.py", "out of memory; use tiles, e.g. --tile 256")
+        return STOPPED
+
+
+def _score_model(args: argparse.Namespace, share: Share) -> int:
+    """Score a checkpoint on each test set, at each number of steps."""
+    path, config, weights = trained.load_experiment(args.ckpt)
+    config = _overridden(config, args)
+    sources = [str(source) for source in args.data or [config.data.test]]
+    sets = [build.test_set(config, source, args.crop_to_min) for source in sources]
+    swept = [build.with_overrides(config, sampler__num_steps=num_steps) for num_steps in args.sweep_steps]
+    device = build.select_device(args.device)
+
+    weather = None if args.weather == "auto" else args.weather
+    metrics = args.metrics or METRICS
+    choice = Choice(metrics, range(args.seeds), args.limit, args.save_images, args.lpips_weights, args.download, share)
+    nonfinite: list[str] = []
+    for source, pairs in zip(sources, sets, strict=True):
+        say(*(f"note    {note}" for note in pairs.notes))
+        folder = set_folder(args.out or _reports_of(path), source)
+        reports: dict[int, Report] = {}
+        for stepped in swept or [config]:
+            restorer, description = trained.trained_restorer(path, stepped, weights, device, args.dtype, weather)
+            say(description)
+            num_steps = stepped.sampler.num_steps
+            of_steps = folder / f"steps_{num_steps}" if swept else folder
+            reports[num_steps] = score_test_set(stepped, restorer, description, pairs, of_steps, choice)
+            tell(reports[num_steps], of_steps)
+            nonfinite += reports[num_steps].nonfinite
+        if swept and share.is_first:
+            say(*sweep_table(reports).splitlines(), write_sweep(folder, reports))
+    return _conclude(nonfinite, share)
+
+
+def _score_without_reference(args: argparse.Namespace, share: Share) -> int:
+    """Score the images of a folder by no-reference metrics."""
+    rows, metric = score_images(args.pred, args.nr, build.select_device(args.device), share, download=args.download)
+    folder = args.out or set_folder(Path("scores"), str(args.pred))
+    if share.is_first:
+        write_no_reference(folder, rows, metric)
+    say(*no_reference_table(rows, metric).splitlines(), f"wrote {folder}/: no_reference.csv, no_reference.json")
+    return OK
+
+
+def _score_finished(args: argparse.Namespace, share: Share) -> int:
+    """Score the images of a folder against the clean images of another."""
+    for folder in (args.pred, args.target):
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder")
+    config = _overridden(config_from_dict({}), args)
+    protocols = build.protocols(config, ())
+    lpips = build.lpips(config, args.lpips_weights, args.download)
+    scorer = build.scorer(protocols, lpips, args.metrics or METRICS)
+    rows = score_folders(args.pred, args.target, scorer, args.allow_jpeg, args.crop_to_min, share)
+    report = Report(str(args.pred), rows, protocols, lpips)
+    folder = args.out or set_folder(Path("scores"), str(args.pred))
+    if share.is_first:
+        report.write(folder)
+    tell(report, folder)
+    if args.fid and share.is_first:
+        pairs, device = pair_folders(args.pred, args.target), build.select_device(args.device)
+        say(*score_distributions(pairs, folder, device, download=args.download))
+    return _conclude(report.nonfinite, share)
+
+
+def _compare_files(first: Path, second: Path) -> int:
+    """Print the paired difference of two per_image.csv."""
+    differences = compare(first, second)
+    if not differences:
+        raise DataError(f"{first} and {second} hold no scores")
+    say(f"{first} -> {second}", *comparison_table(differences).splitlines())
+    return OK
+
+
+def _overridden(config: ExperimentConfig, args: argparse.Namespace) -> ExperimentConfig:
+    if args.quality:
+        config = build.at_quality(config, args.quality)
+    given = {
+        "sampler__num_steps": args.steps,
+        "tiling__tile_size_px": None if args.tile == "auto" else args.tile,
+        "tiling__tile_overlap_px": args.tile_overlap,
+        "evaluation__lpips": _lpips(config, args),
+        "evaluation__protocols": list(args.protocol) or None,
+    }
+    return build.with_overrides(config, **{name: value for name, value in given.items() if value is not None})
+
+
+def _lpips(config: ExperimentConfig, args: argparse.Namespace) -> str | None:
+    """Return the LPIPS network that the arguments request; None: that of the config."""
+    if args.metrics and "lpips" not in args.metrics:
+        return "none"
+    requested = args.metrics or args.lpips_weights or args.download
+    return "alex" if args.lpips is None and config.evaluation.lpips == "none" and requested else args.lpips
+
+
+def _reports_of(checkpoint: Path) -> Path:
+    """Return the folder of reports: test/ in the run folder of a checkpoint, or a folder beside a weights file."""
+    if checkpoint == trained.SHIPPED_NAME and not checkpoint.exists():
+        return Path("scores") / checkpoint
+    if checkpoint.is_file():
+        return checkpoint.with_name(f"{checkpoint.stem}_test")
+    run = checkpoint.resolve().parents[1] if checkpoint.resolve().parent.name == "checkpoints" else checkpoint
+    return run / "test"
+
+
+def _conclude(nonfinite: list[str], share: Share) -> int:
+    if nonfinite and share.is_first:
+        say(f"test.py: {len(nonfinite)} images gave non-finite values: {', '.join(nonfinite)}", to=sys.stderr)
+    return SOME_FAILED if nonfinite else OK
