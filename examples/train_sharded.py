@@ -138,6 +138,7 @@ class ShardedTraining:
     def _loss(self, num_steps_done: int, batch: Batch) -> Tensor:
         """Return these samples' contribution to the mean loss of the global batch."""
         config, total = self._config, self._config.training.batch_size
+        assert batch.degraded is not None
         both = (images.to(self._place, memory_format=torch.channels_last) for images in (batch.clean, batch.degraded))
         clean, degraded = (to_model_range(each) for each in both)
         first, num = batch.positions[0] - num_steps_done * total, len(batch.positions)
@@ -200,6 +201,8 @@ def _device(name: str, config: ExperimentConfig, num_processes: int) -> torch.de
         raise build.DeviceError("needs several processes, started with torchrun, on cpu or on cuda with a GPU each")
     if config.training.precision == "float16" or config.training.compile or config.training.optimizer == "muon":
         raise ConfigError(["training: sharded training does not support float16, compile and muon"])
+    if not config.model.condition_channels:
+        raise ConfigError(["model.condition_channels: sharded training needs a degraded image"])
     if config.model.hint:
         raise ConfigError(["model.hint: sharded training does not support weather labels"])
     return place

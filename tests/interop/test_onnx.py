@@ -113,6 +113,7 @@ def test_a_file_with_another_output_is_refused(change, shown, exported, monkeypa
     other = UNet(CONFIG.model).eval()
     if change is not None:
         other.load_state_dict(model.state_dict())
+        assert other.conv_out.bias is not None
         with torch.no_grad():
             other.conv_out.bias[0] += change
     monkeypatch.setattr(exporter, "_traced", lambda model, metadata: content)
