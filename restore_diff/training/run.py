@@ -49,6 +49,9 @@ HARMLESS = (
 because to train longer is what people ask for, and said aloud.
 """
 
+RETIRED = {"model.mid_blocks", "training.part"}
+"""Keys of earlier versions, ignored in an old checkpoint's config."""
+
 
 class ConfigChanged(UserError):
     """The config would make another experiment of a run that has begun."""
@@ -78,7 +81,7 @@ def require_same_experiment(old: dict[str, Any], new: dict[str, Any], defaults: 
 
     A key that `old` lacks, because its program did not know it yet, has the value of `defaults`: what it did then.
     """
-    old = _filled(old, defaults)
+    old = _filled(_without_retired(old), defaults)
     refused = refused_keys(old, new)
     if refused:
         changes = describe_changes(refused, old, new)
@@ -88,6 +91,14 @@ def require_same_experiment(old: dict[str, Any], new: dict[str, Any], defaults: 
     if "training.num_steps" in changed and new.get("training", {}).get("learning_rate_decay") == "cosine":
         text += "; the cosine rate follows the new length from here on"
     return text
+
+
+def _without_retired(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    return {
+        key: _without_retired(value, f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in values.items()
+        if f"{prefix}{key}" not in RETIRED
+    }
 
 
 def _filled(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

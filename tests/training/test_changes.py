@@ -72,3 +72,8 @@ def test_a_key_that_the_checkpoint_is_too_old_to_have_had_its_default():
     new["training"] = OLD["training"] | {"optimizer": "muon"}
     with pytest.raises(ConfigChanged, match=r"training\.optimizer adamw -> muon"):
         require_same_experiment(OLD, new, defaults)
+
+
+def test_retired_keys_of_an_old_checkpoint_are_ignored():
+    old = OLD | {"model": OLD["model"] | {"mid_blocks": 1}, "training": OLD["training"] | {"part": "all"}}
+    assert require_same_experiment(old, OLD, {}) == ""
