@@ -118,7 +118,7 @@ def test_bad_files_are_listed_at_the_end_and_the_exit_code_says_so(photos, netwo
     assert run(photos) == 3
     printed = capsys.readouterr()
     assert "restored 2, skipped 0, failed 4 in" in printed.out
-    assert "ignored 1 that are no images: 1 .ini" in printed.out
+    assert "ignored 1 that are not images: 1 .ini" in printed.out
     failures = printed.err.splitlines()
     assert failures[0] == "failed:"
     assert [line.split(":")[0] for line in failures[1:]] == [

@@ -123,7 +123,7 @@ def test_a_stopped_run_leaves_whole_files_and_is_finished_by_the_same_command(ph
     if number != signal.SIGKILL:
         assert "restored 3, skipped 0, failed 0" in output
         why = "interrupted" if number == signal.SIGINT else "ended by SIGTERM"
-        assert f"{why}, 3 images are left: the same command goes on from here" in error
+        assert f"{why}, 3 images are left: run the same command again to continue" in error
         assert "Traceback" not in error
     for path in out.glob("[!.]*"):
         with Image.open(path) as image:

@@ -143,7 +143,7 @@ def test_one_sample_has_no_spread():
 
 
 def test_noise_is_standard_normal_and_a_part_of_it_is_that_part_of_the_whole(monkeypatch):
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", 16)
+    monkeypatch.setattr(module, "ROWS_PER_BLOCK", 16)
     whole = Noise((3, 50, 40), ["a", "b"], seed=1, rows=(0, 50))(2)
     assert abs(whole.mean()) < 0.05
     assert abs(whole.std() - 1) < 0.05
@@ -156,7 +156,7 @@ def test_noise_is_standard_normal_and_a_part_of_it_is_that_part_of_the_whole(mon
 
 @pytest.fixture
 def small_bands(monkeypatch):
-    monkeypatch.setattr(module, "MOST_PIXELS", 64 * 50)
+    monkeypatch.setattr(module, "MAX_PIXELS_IN_ONE_PIECE", 64 * 50)
     monkeypatch.setattr(module, "PIXELS_PER_BAND", 48 * 50)
     monkeypatch.setattr(module, "BAND_OVERLAP_PX", 16)
 
@@ -178,7 +178,7 @@ def test_in_bands_every_pixel_has_the_noise_that_it_has_in_the_whole(small_bands
 
     given = photograph(200, 50)
     in_bands = restorer(pointwise).restore(given, ["a"])
-    monkeypatch.setattr(module, "MOST_PIXELS", 10**9)
+    monkeypatch.setattr(module, "MAX_PIXELS_IN_ONE_PIECE", 10**9)
     assert (in_bands - restorer(pointwise).restore(given, ["a"])).abs().max() < 1e-5
 
 
@@ -192,5 +192,5 @@ def test_no_band_is_larger_than_the_budget_and_a_pixel_sees_its_neighbours_acros
 
     in_bands = restorer(spy).restore(photograph(200, 50), ["a"])
     assert most <= 48 * 52  # padded to a multiple of 4
-    monkeypatch.setattr(module, "MOST_PIXELS", 10**9)
+    monkeypatch.setattr(module, "MAX_PIXELS_IN_ONE_PIECE", 10**9)
     assert (in_bands - restorer(blurred).restore(photograph(200, 50), ["a"])).abs().max() < 0.02

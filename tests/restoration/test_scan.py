@@ -21,7 +21,7 @@ def touch(path, content=b""):
 
 def scanned(root, excluded=None, recursive=True):
     scan = scan_folder(root, excluded or root / "out", starts_like_png, recursive)
-    return [path.relative_to(root).as_posix() for path in scan.images], dict(scan.ignored), scan.unreadable
+    return [name.as_posix() for _, name in scan.images], dict(scan.ignored), scan.unreadable
 
 
 def test_images_are_found_in_the_order_of_their_names_files_before_subfolders(tmp_path):
@@ -110,7 +110,7 @@ def test_what_cannot_be_read_is_reported_and_does_not_end_the_scan(tmp_path):
         raise PermissionError(13, "Permission denied", str(path))
 
     scan = scan_folder(tmp_path, tmp_path / "out", refuse, recursive=True)
-    assert [path.name for path in scan.images] == ["a.jpg"]
+    assert [path.name for path, _ in scan.images] == ["a.jpg"]
     assert scan.unreadable == [(tmp_path / "secret", "Permission denied")]
 
 

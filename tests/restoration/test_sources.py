@@ -115,7 +115,7 @@ def test_nothing_that_a_list_says_leads_out_of_the_output_folder(photos, tmp_pat
     assert written == ["x.png", "y.png", "sub/c.jpg", "sub/deep/d.jpg", "photos/a.jpg"]
     (tmp_path / "out").mkdir()
     (tmp_path / "out/photos").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    with pytest.raises(PlanError, match="lead out of"):
+    with pytest.raises(PlanError, match="outside of"):
         plan("@list.txt", output=tmp_path / "out")
 
 
