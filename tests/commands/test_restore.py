@@ -15,10 +15,8 @@ import torch
 from PIL import Image, ImageCms
 
 from restore_diff import trained
-from restore_diff.commands import console, restore
+from restore_diff.commands import restore
 from restore_diff.data.images import read_image, write_image
-from restore_diff.diffusion.samplers import SAMPLERS
-from restore_diff.files import printable
 from restore_diff.restoration import folder
 
 BUILDER = trained.load_restorer
@@ -88,56 +86,6 @@ def report(text):
 
 def files():
     return sorted(path.relative_to(OUT).as_posix() for path in OUT.rglob("*") if path.is_file())
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        "",
-        "-i x",
-        "-i '' -o y",
-        "-i x -o y z",
-        *(
-            f"-i x -o y {more}"
-            for more in (
-                "--steps 0",
-                "--steps 4.5",
-                "--ste 4",
-                "--seed -1",
-                "--tile small",
-                "--device gpu",
-                "--dtype int8",
-                "--jpeg-quality 101",
-                "--max-pixels 0",
-                "-q -v",
-                "-v --json -",
-                "--json photo.jpg",
-                "--shard 0/8",
-                "--shard 9/8",
-                "--shard 3",
-                "--uncertainty",
-            )
-        ),
-    ],
-)
-def test_malformed_arguments_exit_with_code_2(arguments, capsys):
-    with pytest.raises(SystemExit) as end:
-        restore.main([word.strip("'") for word in arguments.split()])
-    assert end.value.code == 2
-    assert "error:" in capsys.readouterr().err
-
-
-def test_max_pixels_takes_a_unit():
-    assert restore.parse(["-i", "x", "-o", "y", "--max-pixels", "3k"]).max_pixels == 3000
-    assert restore.parse(["-i", "x", "-o", "y"]).max_pixels == 200_000_000
-
-
-def test_the_samplers_on_the_command_line_are_those_of_the_library():
-    assert set(console.SAMPLERS) == set(SAMPLERS)
-
-
-def test_control_characters_and_undecodable_bytes_are_escaped():
-    assert printable("a\nb\x1b[2J\x85é☂\udce9") == "a\\nb\\x1b[2J\\x85é☂\\udce9"
 
 
 def test_a_tree_is_restored_and_mirrored(photos, capsys):

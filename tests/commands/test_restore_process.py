@@ -1,4 +1,4 @@
-"""restore.py as a process: imports, signals, full disks, lost permissions, little memory, several processes."""
+"""restore.py as a process: arguments, imports, signals, full disks, permissions, memory, several processes."""
 
 import json
 import os
@@ -14,6 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from restore_diff.commands import console, restore
+from restore_diff.diffusion.samplers import SAMPLERS
+from restore_diff.files import printable
 
 ROOT = Path(__file__).resolve().parents[2]
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="uses features of Linux")
@@ -68,6 +72,31 @@ def finish(process):
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+FAULTS = """--steps 0|--steps 4.5|--ste 4|--seed -1|--tile small|--device gpu|--dtype int8|--jpeg-quality 101|
+--max-pixels 0|-q -v|-v --json -|--json photo.jpg|--shard 0/8|--shard 9/8|--shard 3|--uncertainty|--quiet z"""
+
+
+@pytest.mark.parametrize("arguments", ["", "-i x", "-i '' -o y", *(f"-o y -i x {text}" for text in FAULTS.split("|"))])
+def test_malformed_arguments_exit_with_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        restore.main([word.strip("'") for word in arguments.split()])
+    assert end.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_max_pixels_takes_a_unit():
+    assert restore.parse(["-i", "x", "-o", "y", "--max-pixels", "3k"]).max_pixels == 3000
+    assert restore.parse(["-i", "x", "-o", "y"]).max_pixels == 200_000_000
+
+
+def test_the_samplers_on_the_command_line_are_those_of_the_library():
+    assert set(console.SAMPLERS) == set(SAMPLERS)
+
+
+def test_control_characters_and_undecodable_bytes_are_escaped():
+    assert printable("a\nb\x1b[2J\x85é☂\udce9") == "a\\nb\\x1b[2J\\x85é☂\\udce9"
 
 
 def test_help_and_planning_import_neither_torch_nor_numpy(tmp_path):
