@@ -146,6 +146,10 @@ MISTAKES: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
         "images scored twice": ("range(self.rank, num_images, self.num_ranks)", "range(0, num_images, self.num_ranks)"),
     },
     ("restoration/tiling.py", "restoration/test_tiling"): {
+        "edge repeated": (
+            "torch.minimum(phase, period - phase) if old > 1",
+            "torch.minimum(phase, period - 1 - phase) if old > 1",
+        ),
         "too few tiles": ("(length - tile) / (tile - overlap)) if", "(length - tile) / tile) if"),
         "weights of the mean": ("w / total[s : s + tile]", "w / total.mean()"),
         "tiles of another image": (
@@ -160,12 +164,6 @@ MISTAKES: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
         "tiles fade at the image border": (
             "windows[left, tile - shared :] *= rising.flip(0)",
             "windows[left, tile - shared :] *= rising",
-        ),
-    },
-    ("restoration/tiling.py", "restoration/test_padding"): {
-        "edge repeated": (
-            "torch.minimum(phase, period - phase) if old > 1",
-            "torch.minimum(phase, period - 1 - phase) if old > 1",
         ),
     },
     ("restoration/restorer.py", "restoration/test_memory_and_samples"): {

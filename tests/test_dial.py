@@ -1,4 +1,4 @@
-"""One dial: each position is a valid config of any recipe, and costs more than the one before it."""
+"""Quality presets: each is valid for any recipe, and costs more than the one before it."""
 
 import pytest
 
@@ -17,25 +17,25 @@ def cost(config) -> float:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_better_costs_more(recipe):
+def test_a_better_quality_costs_more(recipe):
     config = load_config([recipe])
     costs = [cost(at_quality(config, quality)) for quality in QUALITIES]
     assert costs == sorted(costs)
     assert costs[-1] > 3 * costs[0]
 
 
-def test_fast_is_one_call_of_a_direct_network():
+def test_fast_is_one_call_for_a_direct_network():
     for recipe in RECIPES[:3]:
         sampler = at_quality(load_config([recipe]), "fast").sampler
         assert (sampler.num_steps, sampler.num_samples) == (1, 1)
 
 
-def test_balanced_is_the_recipe_of_a_direct_network():
+def test_balanced_is_the_recipe_for_a_direct_network():
     config = load_config(["derain.yaml"])
     assert at_quality(config, "balanced") == config
 
 
-def test_a_stepwise_network_is_at_least_ten_times_cheaper_than_its_recipe():
+def test_balanced_is_ten_times_cheaper_than_the_stepwise_recipe():
     config = load_config(["weatherdiff64.yaml"])
     assert cost(config) > 10 * cost(at_quality(config, "balanced"))
 
@@ -44,7 +44,7 @@ def test_every_quality_is_in_both_tables():
     assert tuple(DIRECT) == tuple(STEPWISE) == QUALITIES
 
 
-def test_a_stepwise_network_is_smooth_at_the_borders_of_its_tiles():
+def test_presets_of_stepwise_networks_hide_the_borders_of_tiles():
     config = load_config(["weatherdiff64.yaml"])
     assert config.tiling.window == "box"
     for quality in QUALITIES:

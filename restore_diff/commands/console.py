@@ -16,24 +16,19 @@ from tqdm import tqdm
 from restore_diff.errors import UserError
 from restore_diff.files import printable
 
-# What the commands end with; each command's help says which of these it uses.
-
+# Exit codes
 OK = 0
 BAD_USAGE = 2
-"""The user can mend it: arguments, config, data, checkpoint, files. argparse ends with the same number."""
+"""User-facing error in arguments, config, data, checkpoint or files; the exit code of argparse."""
 SOME_FAILED = 3
 STOPPED = 4
 INTERRUPTED = 130
-"""128 + SIGINT, as shells have it."""
+"""128 + SIGINT, as in shells."""
 TERMINATED = 143
 """128 + SIGTERM."""
 
-
 USER_ERRORS = (UserError, OSError)
 """Printed in one line each, without a traceback."""
-
-
-# Types of command-line values: each turns a text into a value, or says what would have been right.
 
 QUALITIES = ("fast", "balanced", "best")
 SAMPLERS = ("ddim", "dpm++2m", "unipc", "heun")
@@ -52,12 +47,12 @@ DTYPES = {
 
 
 def hyphenated(argv: list[str]) -> list[str]:
-    """The arguments with --some_option spelled --some-option; the value after = stays as it is."""
+    """The arguments with --some_option replaced by --some-option; the value after = is unchanged."""
     return [re.sub(r"^--[^=]+", lambda name: name[0].replace("_", "-"), text) for text in argv]
 
 
 def path(text: str) -> Path:
-    """A path; an empty one, as from an unset shell variable, is refused: Python takes it for the current folder."""
+    """A path. An empty one, e.g. from an unset shell variable, is refused: Python means the current folder by it."""
     if not text or "\0" in text:
         raise argparse.ArgumentTypeError(f"not a path: {printable(repr(text))}")
     return Path(text)
@@ -81,14 +76,14 @@ def tile(text: str) -> str | int:
 
 
 def device(text: str) -> str:
-    """The name of a device; whether the machine has it, torch says later."""
+    """The name of a device; not checked against this machine."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", text, re.ASCII):
         raise argparse.ArgumentTypeError(f"must be auto, cpu, cuda, cuda:N or mps, got {printable(text)}")
     return text
 
 
 def dtype(text: str) -> str:
-    """A precision by its long name, given the long or the short one."""
+    """The long name of a precision, from the long or the short one."""
     if text not in DTYPES:
         raise argparse.ArgumentTypeError(f"must be one of {', '.join(DTYPES)}, got {printable(text)}")
     return DTYPES[text]
@@ -102,39 +97,36 @@ def pixels(text: str) -> int:
     return int(number[1]) * {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}[number[2]]
 
 
-# What a command prints. A file may be named anything: its name must not move the cursor, nor end the program.
-
-
 def say(*lines: object, to: TextIO | None = None) -> None:
-    """Print each line, on stdout when no stream is given, with what the stream cannot encode escaped too."""
+    """Print each line, by default on stdout. Control characters, and letters the stream cannot encode, are escaped."""
     stream = to or sys.stdout
     encoding = stream.encoding or "utf-8"
-    with tqdm.external_write_mode(stream):  # a progress bar steps aside
+    with tqdm.external_write_mode(stream):  # without breaking a progress bar
         for line in lines:
             stream.write(printable(line).encode(encoding, "backslashreplace").decode(encoding) + "\n")
         stream.flush()
 
 
 def lines_of(error: Exception | str) -> list[str]:
-    """What an error says; of an OSError, the file and the reason."""
+    """The message of an error, by lines; of an OSError, the file and the reason."""
     text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
     return text.splitlines() or [type(error).__name__]
 
 
 def complain(program: str, error: Exception | str) -> None:
-    """Print on stderr what is wrong, one line for each mistake."""
+    """Print an error on stderr, one line per mistake."""
     say(*(f"{program}: {line}" for line in lines_of(error)), to=sys.stderr)
 
 
 @contextmanager
 def printing(enabled: bool) -> Iterator[None]:
-    """Let nothing out on stdout, inside the block, unless `enabled`."""
+    """Suppress stdout inside the block unless `enabled`."""
     with contextlib.nullcontext() if enabled else contextlib.redirect_stdout(io.StringIO()):
         yield
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints what the package logs."""
+    """Prints log records on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         say(record.getMessage(), to=sys.stderr)
@@ -142,7 +134,7 @@ class ConsoleHandler(logging.Handler):
 
 @contextmanager
 def logging_to_console() -> Iterator[None]:
-    """Print warnings of the package on stderr, inside the block."""
+    """Print log warnings of the package on stderr inside the block."""
     logger, handler = logging.getLogger("restore_diff"), ConsoleHandler(logging.WARNING)
     logger.addHandler(handler)
     try:

@@ -1,4 +1,4 @@
-"""The arguments of restore.py."""
+"""Implementation of restore.py: restore photographs and folders of them, and report the result of each image."""
 
 import argparse
 import gc
@@ -28,6 +28,7 @@ from restore_diff.commands.console import (
     SAMPLERS,
     SOME_FAILED,
     TERMINATED,
+    USER_ERRORS,
     WEATHERS,
     count,
     device,
@@ -44,119 +45,80 @@ from restore_diff.data.names import is_image
 from restore_diff.files import printable, remove_abandoned, replace_atomically
 from restore_diff.restoration.sources import Naming, Plan, PlanError, Shard, plan_jobs
 
+if TYPE_CHECKING:
+    from restore_diff.restoration.folder import Restore
+
+RESTORED, SKIPPED, FAILED, LEFT = "restored", "skipped", "failed", "left"
+DISK_FULL, AT_FAILURE = "the disk is full", "stopped at the first failure"
+BY_USER, BY_SYSTEM = "interrupted", "ended by SIGTERM"
+
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Raises SystemExit for --help and malformed arguments."""
     parser = argparse.ArgumentParser(
         prog="restore.py",
-        description="Restore a photograph, a folder, or a tree of folders. What is restored already is skipped.",
+        description="Restore a photograph, a folder, or a tree of folders. Images that have an output are skipped.",
         epilog="exit codes: 0 all restored, 2 bad usage, 3 some images failed (listed at the end), 130 interrupted, "
-        "143 terminated. Several machines that see the same folders share them by --shard, several processes of one by "
-        "torchrun.",
+        "143 terminated. To share the images: --shard on several machines, torchrun for processes of one machine.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "-i",
-        "--input",
-        type=_text_of_path,
-        nargs="+",
-        required=True,
-        metavar="IN",
-        help="images, folders, patterns such as 'photos/**/*.jpg', or @FILE: a list of images and folders, one a line",
-    )
-    parser.add_argument(
-        "-o", "--output", type=path, required=True, metavar="OUT", help="a folder, or a file for a single image"
-    )
-    parser.add_argument("--ckpt", type=path, metavar="PATH", help=CHECKPOINT)
+    add = parser.add_argument
+    inputs = "images, folders, patterns such as 'photos/**/*.jpg', or @FILE: a list of images and folders, one per line"
+    add("-i", "--input", type=_text_of_path, nargs="+", required=True, metavar="IN", help=inputs)
+    add("-o", "--output", type=path, required=True, metavar="OUT", help="a folder, or a file for a single image")
+    add("--ckpt", type=path, metavar="PATH", help=CHECKPOINT)
     _add_restoring(parser)
     _add_files(parser)
-    _add_many(parser)
-    _add_printing(parser)
+    add = parser.add_argument_group("many images").add_argument
+    share = "restore only the I-th of N shares of the images, e.g. 3/8; shares depend on names only"
+    add("--shard", type=_shard, default=(1, 1), metavar="I/N", help=share)
+    add("--fail-fast", action="store_true", help="stop at the first image that fails")
+    report = "also write a JSON report of all images; -: print it on stdout, and nothing else there"
+    parser.add_argument("--json", type=_report, metavar="FILE", help=report)
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("-q", "--quiet", action="store_true", help="print failures only")
+    add("-v", "--verbose", action="store_true", help="print each image")
     args = parser.parse_args(argv)
     if args.uncertainty and (args.n_samples or 0) < 2 and args.quality != "best":
         parser.error("--uncertainty needs several samples: add --n-samples 4")
     if args.verbose and args.json == "-":
-        parser.error("-v prints where --json - prints the report: leave out one of them")
+        parser.error("-v and --json - both print on stdout: leave out one of them")
     return args
 
 
 def _add_restoring(parser: argparse.ArgumentParser) -> None:
-    how = parser.add_argument_group("how it is restored (default: as the checkpoint's config says)")
-    how.add_argument("--quality", choices=QUALITIES, help="one dial: sets steps, tiles and samples (docs/speed.md)")
-    how.add_argument(
-        "--weather",
-        choices=WEATHERS,
-        default="auto",
-        help="what the photographs show, for weights that can be told; auto: they see for themselves; unknown: without",
-    )
-    how.add_argument("--steps", type=count(1), metavar="N", help="network calls per image")
-    how.add_argument("--sampler", choices=SAMPLERS)
-    how.add_argument(
-        "--seed", type=count(0), default=0, metavar="N", help="another seed gives another sample (default 0)"
-    )
-    how.add_argument("--n-samples", type=count(1), metavar="K", help="average K restorations of each image")
-    how.add_argument(
-        "--uncertainty",
-        action="store_true",
-        help="also write to OUT/uncertainty how far the samples lie apart: white is a standard deviation of 0.1",
-    )
-    how.add_argument("--tile", type=tile, default="auto", metavar="auto|0|N", help="side of a tile in px, 0: no tiles")
-    how.add_argument("--tile-overlap", type=count(0), metavar="N", help="overlap of tiles in px")
-    how.add_argument("--device", type=device, default="auto", metavar="auto|cpu|cuda[:N]|mps")
-    how.add_argument(
-        "--dtype",
-        type=dtype,
-        default="auto",
-        metavar="auto|float32|bfloat16|float16",
-        help="auto: bfloat16 on GPUs and CPUs that compute with it, else float32",
-    )
+    add = parser.add_argument_group("restoration (default: the settings of the checkpoint)").add_argument
+    weather = "label for networks with weather conditioning; auto: detect per image; unknown: no label (default auto)"
+    uncertainty = "also write per-pixel uncertainty (standard deviation over samples; white: 0.1) to OUT/uncertainty"
+    dtypes = "auto: bfloat16 on GPUs and CPUs with hardware support, else float32"
+    add("--quality", choices=QUALITIES, help="preset of steps, tiles and samples (docs/speed.md)")
+    add("--weather", choices=WEATHERS, default="auto", help=weather)
+    add("--steps", type=count(1), metavar="N", help="sampling steps: network calls per image and sample")
+    add("--sampler", choices=SAMPLERS)
+    add("--seed", type=count(0), default=0, metavar="N", help="seed of the noise (default 0)")
+    add("--n-samples", type=count(1), metavar="K", help="average K restorations of each image")
+    add("--uncertainty", action="store_true", help=uncertainty)
+    add("--tile", type=tile, default="auto", metavar="auto|0|N", help="side of a tile in px, 0: no tiles")
+    add("--tile-overlap", type=count(0), metavar="N", help="overlap of tiles in px")
+    add("--device", type=device, default="auto", metavar="auto|cpu|cuda[:N]|mps")
+    add("--dtype", type=dtype, default="auto", metavar="auto|float32|bfloat16|float16", help=dtypes)
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
-    files = parser.add_argument_group("files")
-    files.add_argument("--suffix", default="", metavar="TEXT", help="added to the names, before the ending")
-    files.add_argument(
-        "--ext", choices=("auto", "png", "jpg", "webp", "tif"), default="auto", help="auto: as the input"
-    )
-    files.add_argument(
-        "--jpeg-quality", type=count(1, 100), default=95, metavar="N", help="of JPEG and WebP, 1 to 100 (default 95)"
-    )
-    files.add_argument(
-        "--alpha", choices=("keep", "drop"), default="keep", help="drop: outputs are opaque, as JPEG must be"
-    )
-    files.add_argument(
-        "--metadata",
-        choices=("keep", "strip"),
-        default="keep",
-        help="strip: no EXIF, that is camera, place and time; the colour profile stays, it is part of the colours",
-    )
-    files.add_argument("--overwrite", action="store_true", help="restore again what has an output")
-    files.add_argument("--no-recursive", dest="recursive", action="store_false", help="no subfolders")
-    files.add_argument(
-        "--max-pixels", type=pixels, default="200M", metavar="N", help="refuse larger images (default 200M)"
-    )
-    files.add_argument("--compare", action="store_true", help="also write degraded | restored to OUT/comparisons")
-    files.add_argument("--dry-run", action="store_true", help="list what would be written, and where")
-
-
-def _add_many(parser: argparse.ArgumentParser) -> None:
-    many = parser.add_argument_group("many images")
-    many.add_argument(
-        "--shard", type=_shard, default=(1, 1), metavar="I/N", help="only the I-th of N shares, such as 3/8, by name"
-    )
-    many.add_argument("--fail-fast", action="store_true", help="stop at the first image that fails")
-
-
-def _add_printing(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--json",
-        type=_report,
-        metavar="FILE",
-        help="also report what became of each image; -: on stdout, and only that",
-    )
-    talk = parser.add_mutually_exclusive_group()
-    talk.add_argument("-q", "--quiet", action="store_true", help="print failures only")
-    talk.add_argument("-v", "--verbose", action="store_true", help="print each image")
+    add = parser.add_argument_group("files").add_argument
+    endings = ("auto", "png", "jpg", "webp", "tif")
+    quality = "quality of JPEG and WebP, 1 to 100 (default 95)"
+    metadata = "strip: remove EXIF (camera, place, time); the colour profile stays, as it defines the colours"
+    add("--suffix", default="", metavar="TEXT", help="append TEXT to the file names, before the ending")
+    add("--ext", choices=endings, default="auto", help="format of the outputs; auto: as the input")
+    add("--jpeg-quality", type=count(1, 100), default=95, metavar="N", help=quality)
+    add("--alpha", choices=("keep", "drop"), default="keep", help="drop: remove transparency, e.g. for JPEG")
+    add("--metadata", choices=("keep", "strip"), default="keep", help=metadata)
+    add("--overwrite", action="store_true", help="restore images that have an output again")
+    add("--no-recursive", dest="recursive", action="store_false", help="do not enter subfolders")
+    add("--max-pixels", type=pixels, default="200M", metavar="N", help="refuse larger images (default 200M)")
+    add("--compare", action="store_true", help="also write degraded | restored to OUT/comparisons")
+    add("--dry-run", action="store_true", help="list the outputs without writing them")
 
 
 def _text_of_path(text: str) -> str:
@@ -165,7 +127,7 @@ def _text_of_path(text: str) -> str:
 
 
 def _report(text: str) -> str:
-    if text != "-" and not text.lower().endswith(".json"):  # so that a slip cannot replace a photograph
+    if text != "-" and not text.lower().endswith(".json"):  # so that a typing error cannot replace a photograph
         raise argparse.ArgumentTypeError(f"must be -, or a file whose name ends in .json, got {printable(text)}")
     return text
 
@@ -177,27 +139,20 @@ def _shard(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-# What became of the images of a restore.py run: for the user, for the exit code, and as JSON for programs.
-
-RESTORED, SKIPPED, FAILED, LEFT = "restored", "skipped", "failed", "left"
-DISK_FULL, AT_FAILURE = "the disk is full", "stopped at the first failure"
-BY_USER, BY_SYSTEM = "interrupted", "ended by SIGTERM"
-
-
 class Result(NamedTuple):
-    """Of one image; there is no output for what could not be planned."""
+    """Result of one image; without output if it could not be planned."""
 
     source: Path
     output: Path | None
     status: str
-    """RESTORED; SKIPPED, because it has an output; FAILED, for `reason`; LEFT, because the run ended before."""
+    """RESTORED; SKIPPED: it has an output; FAILED: see `reason`; LEFT: the run ended before it."""
     reason: str = ""
     note: str = ""
 
 
 @dataclass
 class Tally:
-    """The results so far, and why the run ended before all images were tried, if it did."""
+    """Results so far, and why the run ended before all images were tried, or ""."""
 
     results: list[Result] = field(default_factory=list)
     stopped: str = ""
@@ -206,7 +161,7 @@ class Tally:
         return [result for result in self.results if result.status == status]
 
     def add_left(self, plan: Plan) -> None:
-        """Those of a plan of which nothing is known yet are left."""
+        """Add the planned images without a result as LEFT."""
         known = {result.source for result in self.results}
         self.results += [Result(job.source, job.output, LEFT) for job in plan.jobs if job.source not in known]
 
@@ -218,25 +173,21 @@ class Tally:
 
 
 def merged(tallies: Sequence[Tally]) -> Tally:
-    """One for all processes that shared the images."""
-    results = [result for tally in tallies for result in tally.results]
-    return Tally(
-        sorted(results, key=lambda result: str(result.source)),
-        next((tally.stopped for tally in tallies if tally.stopped), ""),
-    )
+    """The results of all processes that shared the images."""
+    results = sorted((result for tally in tallies for result in tally.results), key=lambda result: str(result.source))
+    return Tally(results, next((tally.stopped for tally in tallies if tally.stopped), ""))
 
 
-def tell(tally: Tally, output: Path, seconds: float, *, quiet: bool) -> None:
-    """Print what failed and why the run ended, and unless `quiet`, notes and the numbers."""
-    if failed := tally.of(FAILED):
+def summarise(tally: Tally, output: Path, seconds: float, *, quiet: bool) -> None:
+    """Print the failures and why the run ended, and unless `quiet`, notes and counts."""
+    restored, failed, num_left = tally.of(RESTORED), tally.of(FAILED), len(tally.of(LEFT))
+    if failed:
         say("failed:", *(f"  {result.source}: {result.reason}" for result in failed), to=sys.stderr)
-    restored = tally.of(RESTORED)
-    num_left = len(tally.of(LEFT))
     if tally.stopped == DISK_FULL:
-        left = f"stopped, the disk is full, {num_left} images are left; restored before:"
-        say(left, *(f"  {result.output}" for result in restored), to=sys.stderr)
+        stopped = f"stopped, the disk is full, {num_left} images are left; restored before:"
+        say(stopped, *(f"  {result.output}" for result in restored), to=sys.stderr)
     elif tally.stopped:
-        say(f"{tally.stopped}, {num_left} images are left: the same command goes on from here", to=sys.stderr)
+        say(f"{tally.stopped}, {num_left} images are left: run the same command again to continue", to=sys.stderr)
     if quiet:
         return
     if notes := [f"  {result.source}: {result.note}" for result in restored if result.note]:
@@ -245,30 +196,30 @@ def tell(tally: Tally, output: Path, seconds: float, *, quiet: bool) -> None:
     say(f"{counts} in {seconds:.1f} s -> {output}")
 
 
-def report(tally: Tally, ignored: Counter[str], seconds: float) -> dict[str, Any]:
-    """Of values that JSON has. Bytes of a name that are no UTF-8 are written as \\xNN."""
-    return {
+def write_report(tally: Tally, ignored: Counter[str], seconds: float, to: str) -> None:
+    """Write JSON to a file, creating its folder, or to stdout if `to` is "-". Raises OSError.
+
+    Bytes of a file name that are not UTF-8 are written as \\xNN.
+    """
+    images = [
+        {
+            "source": _text(result.source),
+            "output": None if result.output is None else _text(result.output),
+            "status": result.status,
+            "reason": _text(result.reason) or None,
+            "note": result.note or None,
+        }
+        for result in tally.results
+    ]
+    found: dict[str, Any] = {
         "restore_diff": __version__,
         "exit_code": tally.exit_code,
         "stopped": tally.stopped or None,
         "seconds": round(seconds, 3),
         "counts": {status: len(tally.of(status)) for status in (RESTORED, SKIPPED, FAILED, LEFT)},
         "ignored": {_text(kind): number for kind, number in ignored.items()},
-        "images": [
-            {
-                "source": _text(result.source),
-                "output": None if result.output is None else _text(result.output),
-                "status": result.status,
-                "reason": _text(result.reason) or None,
-                "note": result.note or None,
-            }
-            for result in tally.results
-        ],
+        "images": images,
     }
-
-
-def write_report(found: dict[str, Any], to: str) -> None:
-    """To a file, whose folder is made, or to stdout if `to` is "-". OSError as the disk gives it."""
     text = json.dumps(found, indent=1, allow_nan=False) + "\n"
     if to == "-":
         sys.stdout.write(text)
@@ -282,18 +233,14 @@ def _text(value: Path | str) -> str:
     return os.fsencode(value).decode("utf-8", "backslashreplace")
 
 
-# python restore.py: photographs and folders of them go in, restored images of the same size come out.
-
-if TYPE_CHECKING:
-    from restore_diff.restoration.folder import Restore
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; see the exit codes in its help. Raises SystemExit for --help and malformed arguments."""
+    """Run the command and return its exit code. Raises SystemExit for --help and malformed arguments."""
     args = parse(hyphenated(sys.argv[1:] if argv is None else argv))
     try:
         with logging_to_console(), _silent_decoders(), _terminable():
             return _run(args)
+    except USER_ERRORS as error:
+        return _bad_usage(error)
     except KeyboardInterrupt as signalled:  # before the first image
         terminated = isinstance(signalled, _Terminated)
         say(BY_SYSTEM if terminated else BY_USER, to=sys.stderr)
@@ -302,38 +249,30 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     started = time.monotonic()
-    rank, num_ranks = _place_among_processes()
+    rank, num_ranks = 0, 1
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:  # set by torchrun
+        rank, num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     args.quiet = args.quiet or args.json == "-" or rank > 0
-    try:
-        plan = _plan(args, rank, num_ranks)
-    except (PlanError, OSError) as error:
-        return _bad_usage(error)
+    plan = _plan(args, rank, num_ranks)
     if not plan.sources.images and not plan.sources.unreadable:
         where = ", ".join(args.input)
-        return _bad_usage(f"no image in {where} ({_ignored(plan)}); PNG, JPEG, WebP, TIFF, BMP and GIF are read")
+        return _bad_usage(f"no image in {where} ({_ignored(plan)}); supported: PNG, JPEG, WebP, TIFF, BMP and GIF")
     tally = Tally([Result(job.source, job.output, SKIPPED) for job in plan.done])
-    if rank == 0:  # which alone tells what all have seen
+    if rank == 0:  # found by all ranks, reported by one
         tally.results += [Result(path, None, FAILED, reason) for path, reason in plan.sources.unreadable]
     if args.dry_run:
-        _show(plan, args.quiet)
+        if not args.quiet:
+            _show(plan)
         tally.add_left(plan)
     else:
-        gc.disable()  # of what importing torch makes nothing is garbage: a seventh less of that time
-        from restore_diff.commands.console import USER_ERRORS  # heavy
-
-        gc.enable()
-        try:
-            tally = _restore_shared(plan, args, tally, num_ranks)
-        except USER_ERRORS as error:
-            return _bad_usage(error)
-    return tally.exit_code if rank > 0 else _conclude(plan, tally, args, time.monotonic() - started)
-
-
-def _place_among_processes() -> tuple[int, int]:
-    """As torchrun tells it: who this is, from 0 on, and how many share the images."""
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        return 0, 1
-    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        tally = _restore_shared(plan, args, tally, num_ranks)
+    if rank == 0:
+        seconds = time.monotonic() - started
+        if not args.dry_run:
+            summarise(tally, args.output, seconds, quiet=args.quiet)
+        if args.json:
+            write_report(tally, plan.sources.ignored, seconds, args.json)
+    return tally.exit_code
 
 
 def _plan(args: argparse.Namespace, rank: int, num_ranks: int) -> Plan:
@@ -352,7 +291,7 @@ def _plan(args: argparse.Namespace, rank: int, num_ranks: int) -> Plan:
 
 
 def _restore_shared(plan: Plan, args: argparse.Namespace, tally: Tally, num_ranks: int) -> Tally:
-    """Restore this process's images; what became of those of all processes."""
+    """Restore the images of this process, and return the results of all processes."""
     if num_ranks == 1:
         _restore_planned(plan, args, tally)
         return tally
@@ -360,7 +299,7 @@ def _restore_shared(plan: Plan, args: argparse.Namespace, tally: Tally, num_rank
 
     from restore_diff.distributed import OtherRankFailed, sharing
 
-    with sharing():  # and wait for the others at the end: torchrun ends all when one ends with some images failed
+    with sharing():  # wait for the others: torchrun ends all processes when one ends with an exit code
         _restore_planned(plan, args, tally)
         if tally.stopped in (BY_USER, BY_SYSTEM):
             return tally
@@ -384,11 +323,13 @@ def _restore_planned(plan: Plan, args: argparse.Namespace, tally: Tally) -> None
 
 
 def _load(args: argparse.Namespace) -> "Restore":
-    """Build the restorer of the checkpoint, with what the arguments override of its config."""
+    """The restorer of the checkpoint, with settings overridden by the arguments."""
+    gc.disable()  # importing torch creates no garbage; without collections it takes a seventh less time
     from torch import cat
 
     from restore_diff import trained
 
+    gc.enable()
     restorer, description = trained.load_restorer(
         args.ckpt,
         device=args.device,
@@ -431,21 +372,7 @@ def _restore_jobs(plan: Plan, restore: "Restore", args: argparse.Namespace, tall
             tally.stopped = BY_SYSTEM if isinstance(signalled, _Terminated) else BY_USER
 
 
-def _conclude(plan: Plan, tally: Tally, args: argparse.Namespace, seconds: float) -> int:
-    """Say what became of the images; the exit code."""
-    if not args.dry_run:
-        tell(tally, args.output, seconds, quiet=args.quiet)
-    if args.json:
-        try:
-            write_report(report(tally, plan.sources.ignored, seconds), args.json)
-        except OSError as error:
-            return _bad_usage(error)
-    return tally.exit_code
-
-
-def _show(plan: Plan, quiet: bool) -> None:
-    if quiet:
-        return
+def _show(plan: Plan) -> None:
     say(*(f"{job.source} -> {path}" for job in plan.jobs for path in job.written))
     say(f"would restore {len(plan.jobs)}, skip {len(plan.done)} that have an output -> {plan.root}; {_ignored(plan)}")
 
@@ -453,17 +380,17 @@ def _show(plan: Plan, quiet: bool) -> None:
 def _ignored(plan: Plan) -> str:
     ignored = plan.sources.ignored
     kinds = ", ".join(f"{number} {kind}" for kind, number in ignored.most_common())
-    return f"ignored {ignored.total()} that are no images" + (f": {kinds}" if kinds else "")
+    return f"ignored {ignored.total()} that are not images" + (f": {kinds}" if kinds else "")
 
 
 def _bad_usage(error: Exception | str) -> int:
-    lines = error.args if isinstance(error, PlanError) else lines_of(error)
-    say(*(f"{'restore.py: ' if number == 0 else ''}{line}" for number, line in enumerate(lines)), to=sys.stderr)
+    first, *more = error.args if isinstance(error, PlanError) else lines_of(error)
+    say(f"restore.py: {first}", *more, to=sys.stderr)
     return BAD_USAGE
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which then ends the run as Ctrl-C does: the image in work is lost, the list of the others is not."""
+    """SIGTERM: ends the run like Ctrl-C, so that finished images are listed."""
 
 
 @contextmanager
@@ -471,7 +398,7 @@ def _terminable() -> Iterator[None]:
     def stop(*_: object) -> None:
         raise _Terminated
 
-    if threading.current_thread() is not threading.main_thread():  # which alone hears signals
+    if threading.current_thread() is not threading.main_thread():  # only that thread can handle signals
         yield
         return
     previous = signal.signal(signal.SIGTERM, stop)
@@ -483,7 +410,7 @@ def _terminable() -> Iterator[None]:
 
 @contextmanager
 def _silent_decoders() -> Iterator[None]:
-    """Pillow warns and logs of what is odd in a file; what is wrong with it, the outcome of the image says."""
+    """Suppress warnings and logs of Pillow: problems of a file are in the result of its image."""
     logger, handler = logging.getLogger("PIL"), logging.NullHandler()
     logger.addHandler(handler)
     try:

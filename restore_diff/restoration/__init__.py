@@ -1,1 +1,1 @@
-"""A degraded image goes in, a restored image comes out."""
+"""Restoration of images and folders with a trained network."""

@@ -1,4 +1,4 @@
-"""Restoring many images: the next is read and the last is written while one is restored, in order, in flat memory."""
+"""Restore many images in order and in flat memory: reading and writing overlap with restoring."""
 
 import errno
 from collections import deque
@@ -16,38 +16,35 @@ from restore_diff.restoration.sources import Job
 from restore_diff.tensors import Images
 
 Restore = Callable[[Images, str], Images]
-"""(degraded image (1, 3, H, W) in [0, 1], its name) -> the restored image, of that shape and range.
+"""(degraded (1, 3, H, W) in [0, 1], file name) -> restored, same shape and range.
 
-For jobs with a picture of the uncertainty a second image follows it, (2, 3, H, W): the standard deviation of samples.
+For jobs with an uncertainty map: (2, 3, H, W), the restored image and the standard deviation over samples.
 """
 
 WHITE_UNCERTAINTY = 0.1
-"""The standard deviation that is drawn white; 0 is black."""
+"""Standard deviation drawn in white; 0 is black."""
 
 FAULTS = (OSError, ValueError, RuntimeError, MemoryError, FloatingPointError)
-"""What bad files, disks and too large images raise. Anything else is a mistake of ours and ends the run."""
+"""Errors of bad files, disks and too large images: they fail one image. Any other error is a bug and ends the run."""
 
 
 class DiskFull(OSError):
-    """There is no space for an output: every further image would fail after its restoration."""
+    """No space for an output: every further image would fail as well."""
 
 
 @dataclass(frozen=True)
 class Writing:
-    """How outputs are written."""
+    """Options for written files."""
 
     quality: int = 95
-    """Of JPEG and WebP, 1 to 100."""
+    """Quality of JPEG and WebP, 1 to 100."""
     keep_alpha: bool = True
     keep_metadata: bool = True
-    """EXIF: camera, place, time. The colour profile always stays, because without it the pixels mean other colours."""
+    """EXIF: camera, place, time. The colour profile is always kept, as it defines the colours."""
 
 
 class Outcome(NamedTuple):
-    """What became of a job: `reason` says why it failed and is empty when the output is written, whole.
-
-    `note` says what of the input is not in the output.
-    """
+    """Result of a job: `reason` of a failure, or "" if the whole output is written; `note` on parts left out."""
 
     job: Job
     reason: str = ""
@@ -56,21 +53,23 @@ class Outcome(NamedTuple):
 
 
 class Restored(NamedTuple):
+    """An image with its restored pixels and their standard deviation, each (3, H, W) in [0, 1]."""
+
     image: RasterImage
-    pixels: Tensor  # (3, H, W) in [0, 1], as the next
+    pixels: Tensor
     spread: Tensor | None
 
 
 def restore_folder(
     jobs: Sequence[Job], restore: Restore, max_pixels: int, writing: Writing = Writing()
 ) -> Generator[Outcome]:
-    """Restore each image and yield its outcome, in the order of `jobs`; a bad image does not stop the others.
+    """Restore each image and yield its outcome in the order of `jobs`; a bad image does not stop the others.
 
-    The name that `restore` is given, and with it the noise, is that of the file without its folder: an image gives the
-    same result alone, in its folder, and in a tree of folders.
+    `restore` gets the file name without its folder, which addresses the noise, so that the result is the same for a
+    single file, its folder, and a tree of folders.
 
-    Raises DiskFull after the outcome of the first image that finds no space. After a KeyboardInterrupt the image that
-    is being written is finished and yielded before the interrupt goes on.
+    Raises DiskFull after the outcome of the first image without space. On KeyboardInterrupt the image being written is
+    finished and yielded before the interrupt is raised.
     """
     with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
         pending: deque[Future[Outcome]] = deque()
@@ -88,7 +87,7 @@ def restore_folder(
 def _read_ahead(
     jobs: Sequence[Job], reader: ThreadPoolExecutor, max_pixels: int
 ) -> Iterator[tuple[Job, Future[RasterImage]]]:
-    """Each job with its image, which is read while the job before is at work."""
+    """Each job with its image, which is read during the job before."""
     readings: deque[tuple[Job, Future[RasterImage]]] = deque()
     for job in jobs:
         readings.append((job, reader.submit(_read, job, max_pixels)))
@@ -99,13 +98,13 @@ def _read_ahead(
 
 def _read(job: Job, max_pixels: int) -> RasterImage:
     image = read_image(job.source, max_pixels=max_pixels)
-    for path in job.written:  # here, so that a folder that cannot be made costs no restoration
+    for path in job.written:  # before restoring, so that no work is lost if it fails
         path.parent.mkdir(parents=True, exist_ok=True)
     return image
 
 
 def _restore(job: Job, reading: Future[RasterImage], restore: Restore) -> Restored | str:
-    """The restored image, or why there is none."""
+    """The restored image, or the reason of the failure."""
     try:
         image = reading.result()
         pixels = restore(image.pixels[None], job.source.name).cpu()
@@ -123,7 +122,7 @@ def _write(job: Job, restored: Restored | str, writing: Writing) -> Outcome:
     if not writing.keep_metadata:
         like = replace(like, exif=b"")
     try:
-        if job.comparison is not None:  # first: where there is an output, there is its comparison
+        if job.comparison is not None:  # before the output, so that a finished image has all its files
             write_image(job.comparison, torch.cat([restored.image.pixels, restored.pixels], dim=2), like=None)
         if job.uncertainty is not None and restored.spread is not None:
             grey = (restored.spread.mean(dim=0, keepdim=True) / WHITE_UNCERTAINTY).clamp(0, 1)
@@ -145,7 +144,7 @@ def _finished(pending: deque[Future[Outcome]]) -> Iterator[Outcome]:
 
 
 def _reason(job: Job, error: BaseException) -> str:
-    """One line. Text, not the exception, whose traceback would keep the images in memory."""
+    """One line of text: keeping the exception would keep the images in memory by its traceback."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
         return "out of memory (a smaller --tile needs less)"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

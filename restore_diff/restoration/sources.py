@@ -1,4 +1,4 @@
-"""Input files and the plan of outputs: every mistake visible without opening an image is found here, at once."""
+"""Input files and the plan of outputs. All mistakes that are visible without opening an image are reported at once."""
 
 import errno
 import glob
@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -16,28 +17,56 @@ from typing import NamedTuple
 from restore_diff.errors import UserError
 
 IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
-"""A file with such an ending is meant to be an image: when it cannot be read, that is a failure, nothing to ignore."""
+"""Files with these endings are images; one that cannot be read is a failure and not ignored."""
+
+WRITTEN_ENDINGS = IMAGE_ENDINGS - {".jpe", ".jfif", ".gif"}
+"""Endings kept by outputs; any other input becomes a PNG."""
+
+COMPARISONS = "comparisons"
+"""Folder below the output folder that mirrors it with pictures degraded | restored."""
+
+UNCERTAINTY = "uncertainty"
+"""Folder below the output folder that mirrors it with per-pixel uncertainty maps."""
+
+IsImage = Callable[[Path], bool]
+"""Whether the content of a file is an image."""
+
+
+class PlanError(UserError):
+    """Input, output and names do not fit together; each of `args` is a line of the message."""
+
+
+class Source(NamedTuple):
+    path: Path
+    name: PurePath
+    """Place below the output folder: relative, without "..", with the ending of the source."""
 
 
 @dataclass
-class Scan:
-    """`images` in order; how many files were `ignored`, by kind; `unreadable` files and folders with the reason."""
+class Sources:
+    """`images` in order; numbers of `ignored` files by kind; `unreadable` files and folders with the reason."""
 
-    images: list[Path] = field(default_factory=list)
+    images: list[Source] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
     unreadable: list[tuple[Path, str]] = field(default_factory=list)
 
+    def add(self, found: "Sources", below: PurePath) -> None:
+        """Add the images of a folder, mirrored at `below`."""
+        self.images += [Source(path, below / name) for path, name in found.images]
+        self.ignored.update(found.ignored)
+        self.unreadable += found.unreadable
 
-def scan_folder(root: Path, excluded: Path, is_image: Callable[[Path], bool], recursive: bool) -> Scan:
-    """Find the images below `root`, but not below `excluded`, folder by folder in the order of their names.
 
-    Hidden files and folders, links to folders, broken links, special files and files that are no image are ignored and
-    counted. Whether a file without the ending of an image is one, `is_image` says from its content.
+def scan_folder(root: Path, excluded: Path, is_image: IsImage, recursive: bool) -> Sources:
+    """Find the images below `root`, but not below `excluded`, by folder and name, named relative to `root`.
+
+    Hidden files and folders, links to folders, broken links, special files and other files are ignored and counted.
+    `is_image` decides about files without the ending of an image.
     """
-    scan = Scan()
+    found = Sources()
 
     def note_unreadable(error: OSError) -> None:
-        scan.unreadable.append((Path(error.filename or root), error.strerror or str(error)))
+        found.unreadable.append((Path(error.filename or root), error.strerror or str(error)))
 
     excluded = Path(os.path.realpath(excluded))
     for name, folders, files in os.walk(root, onerror=note_unreadable):
@@ -45,7 +74,7 @@ def scan_folder(root: Path, excluded: Path, is_image: Callable[[Path], bool], re
         entered = [child for child in sorted(folders) if recursive and not _same(folder / child, excluded)]
         kinds = {child: _kind_of_ignored_folder(folder / child) for child in entered}
         folders[:] = [child for child in entered if not kinds[child]]
-        scan.ignored.update(kind for kind in kinds.values() if kind)
+        found.ignored.update(kind for kind in kinds.values() if kind)
         for path in (folder / child for child in sorted(files)):
             try:
                 kind = _kind_of_ignored_file(path, is_image)
@@ -53,10 +82,10 @@ def scan_folder(root: Path, excluded: Path, is_image: Callable[[Path], bool], re
                 note_unreadable(error)
                 continue
             if kind:
-                scan.ignored[kind] += 1
+                found.ignored[kind] += 1
             else:
-                scan.images.append(path)
-    return scan
+                found.images.append(Source(path, path.relative_to(root)))
+    return found
 
 
 def _same(folder: Path, excluded: Path) -> bool:
@@ -64,14 +93,14 @@ def _same(folder: Path, excluded: Path) -> bool:
 
 
 def _kind_of_ignored_folder(folder: Path) -> str:
-    """Why the walk does not enter a folder, or "" when it does. Links are never followed, so that the walk ends."""
+    """Why a folder is not entered, or "". Links are never followed, so that the walk ends."""
     if folder.name.startswith("."):
         return "hidden folder"
     return "linked folder" if folder.is_symlink() else ""
 
 
-def _kind_of_ignored_file(path: Path, is_image: Callable[[Path], bool]) -> str:
-    """Why a file is not restored, or "" when it is. Raises OSError when its content is needed and cannot be had."""
+def _kind_of_ignored_file(path: Path, is_image: IsImage) -> str:
+    """Why a file is not restored, or "". Raises OSError if its content is needed and cannot be read."""
     if path.name.startswith("."):
         return "hidden"
     try:
@@ -87,104 +116,68 @@ def _kind_of_ignored_file(path: Path, is_image: Callable[[Path], bool]) -> str:
     return path.suffix.lower() or "without ending"
 
 
-# What the user named as input: images, folders, patterns that no shell expanded, and lists of all these.
+def find_sources(inputs: Sequence[str], output: Path, is_image: IsImage, recursive: bool = True) -> Sources:
+    """Find the images of `inputs`; each is one of
 
-ScanFolder = Callable[[Path, bool], Scan]
-"""(folder, whether its subfolders are entered) -> the images in it."""
+    - a file, placed in the output folder by its name;
+    - a folder, mirrored there, with subfolders if `recursive`, without `output` if that lies inside;
+    - a pattern such as "photos/**/*.jpg", unless a file has that name: matches are mirrored from photos/ on;
+    - "@FILE", a list of files and folders, one per line or separated by NUL: a relative path is mirrored as it is, an
+      absolute one, or one with "..", is placed in the output folder by its last name.
 
-
-class PlanError(UserError):
-    """Input, output and names do not fit together; each of `args` is a line for the user."""
-
-
-class Source(NamedTuple):
-    path: Path
-    name: PurePath
-    """Where it belongs below the output folder: relative, without "..", with the ending of the source."""
-
-
-@dataclass
-class Sources:
-    """`images` in order; how many files were `ignored`, by kind; `unreadable` files and folders with the reason."""
-
-    images: list[Source] = field(default_factory=list)
-    ignored: Counter[str] = field(default_factory=Counter)
-    unreadable: list[tuple[Path, str]] = field(default_factory=list)
-
-    def add_folder(self, folder: Path, scan: Scan, below: PurePath) -> None:
-        """The images of a scanned folder, which is mirrored at `below`."""
-        self.images += [Source(path, below / path.relative_to(folder)) for path in scan.images]
-        self.ignored.update(scan.ignored)
-        self.unreadable += scan.unreadable
-
-
-def find_sources(
-    inputs: Sequence[str], output: Path, is_image: Callable[[Path], bool], recursive: bool = True
-) -> Sources:
-    """The images that `inputs` name; each is one of
-
-    - a file, which goes into the output folder by its name;
-    - a folder, which is mirrored there, with subfolders if `recursive`, without `output` if that lies inside;
-    - a pattern such as "photos/**/*.jpg", where no file has that name: what matches is mirrored from photos/ on;
-    - "@FILE", a list of files and folders, one a line (or with NUL between them): a relative path is mirrored as it
-      stands there, an absolute one, or one with "..", goes into the output folder by its last name.
-
-    A listed file that does not exist is unreadable. PlanError for everything else that does not exist, and for a folder
-    that is the output folder.
+    A listed file that does not exist is unreadable. Raises PlanError for any other input that does not exist, and for
+    the output folder as input.
     """
     sources = Sources()
-
-    def scan(folder: Path, deep: bool) -> Scan:
-        return scan_folder(folder, output, is_image, deep)
-
     for text in inputs:
         if text.startswith("@"):
             for line in _lines(Path(text[1:])):
-                _add_listed(sources, line, output, scan, recursive)
+                _add_listed(sources, line, partial(_scan, output, is_image, recursive))
         elif glob.has_magic(text) and not os.path.lexists(text):
-            _add_matches(sources, text, output, scan)
+            _add_matches(sources, text, output, is_image)
         else:
-            _add(sources, Path(text), PurePath(), output, scan, recursive)
+            path = Path(text)
+            if reason := _why_unusable(path):
+                raise PlanError(f"{reason}: {path}")
+            sources.add(_scan(output, is_image, recursive, path), PurePath())
     return sources
 
 
-def _add(sources: Sources, path: Path, below: PurePath, output: Path, scan: ScanFolder, recursive: bool) -> None:
-    if reason := _why_unusable(path):
-        raise PlanError(f"{reason}: {path}")
-    if path.is_dir():
-        _check_folder(path, output)
-        sources.add_folder(path, scan(path, recursive), below)
-    else:
-        sources.images.append(Source(path, below / path.name))
+def _scan(output: Path, is_image: IsImage, recursive: bool, path: Path) -> Sources:
+    """The images of a folder, or the file itself."""
+    if not path.is_dir():
+        return Sources([Source(path, PurePath(path.name))])
+    if os.path.realpath(path) == os.path.realpath(output):
+        raise PlanError(f"the output folder is the input folder {path}: choose another -o")
+    return scan_folder(path, output, is_image, recursive)
 
 
-def _add_listed(sources: Sources, line: str, output: Path, scan: ScanFolder, recursive: bool) -> None:
+def _add_listed(sources: Sources, line: str, scan: Callable[[Path], Sources]) -> None:
     path = Path(line)
     if reason := _why_unusable(path):
         sources.unreadable.append((path, reason))
         return
     inside = not path.is_absolute() and ".." not in path.parts
     place = PurePath(path) if inside else PurePath(path.name)
-    _add(sources, path, place if path.is_dir() else place.parent, output, scan, recursive)
+    sources.add(scan(path), place if path.is_dir() else place.parent)
 
 
-def _add_matches(sources: Sources, pattern: str, output: Path, scan: ScanFolder) -> None:
+def _add_matches(sources: Sources, pattern: str, output: Path, is_image: IsImage) -> None:
     parts = PurePath(pattern).parts
     num_fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
     folder, wanted = Path(*parts[:num_fixed]), parts[num_fixed:]
-    matching: list[Path] = []
+    found = Sources()
     if folder.is_dir():
-        _check_folder(folder, output)
-        scanned = scan(folder, len(wanted) > 1 or "**" in wanted)
-        matching = [path for path in scanned.images if _matches(path.relative_to(folder).parts, wanted)]
-        sources.unreadable += scanned.unreadable
-    if not matching:
+        scanned = _scan(output, is_image, len(wanted) > 1 or "**" in wanted, folder)
+        matching = [source for source in scanned.images if _matches(source.name.parts, wanted)]
+        found = Sources(matching, unreadable=scanned.unreadable)
+    if not found.images:
         raise PlanError(f"no image matches {pattern}")
-    sources.add_folder(folder, Scan(matching), PurePath())
+    sources.add(found, PurePath())
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """`**` stands for any number of folders, also none; the other wildcards for letters of one name."""
+    """`**` matches any number of folders, also none; other wildcards match within one name."""
     if not pattern:
         return not parts
     if pattern[0] == "**":
@@ -198,11 +191,6 @@ def _why_unusable(path: Path) -> str:
     return "" if path.is_dir() or path.is_file() else "neither a file nor a folder"
 
 
-def _check_folder(folder: Path, output: Path) -> None:
-    if os.path.realpath(folder) == os.path.realpath(output):
-        raise PlanError(f"the output folder is the input folder {folder}: choose another -o")
-
-
 def _lines(path: Path) -> Iterable[str]:
     try:
         text = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
@@ -212,19 +200,8 @@ def _lines(path: Path) -> Iterable[str]:
     return [os.fsdecode(line) for line in lines if line.strip()]
 
 
-WRITTEN_ENDINGS = IMAGE_ENDINGS - {".jpe", ".jfif", ".gif"}
-"""The endings that an output keeps; any other input becomes a PNG."""
-
-COMPARISONS = "comparisons"
-"""The folder below the output folder that mirrors it with pictures degraded | restored."""
-
-
-UNCERTAINTY = "uncertainty"
-"""Likewise, with pictures of how far several samples lie apart."""
-
-
 class Job(NamedTuple):
-    """One image: where it lies, where the restored one goes, and where two pictures about it go, if they are wanted."""
+    """One image: its file, its output, and the files of two further pictures if they are wanted."""
 
     source: Path
     output: Path
@@ -237,7 +214,7 @@ class Job(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """`jobs` are to be restored, in this order; `done` have their output already. `root` is the output folder."""
+    """`jobs` to restore, in order; `done` have an output already. `root` is the output folder."""
 
     root: Path
     jobs: list[Job]
@@ -246,19 +223,19 @@ class Plan(NamedTuple):
 
     @property
     def folders(self) -> set[Path]:
-        """Those that outputs go to, whether they exist or not."""
+        """Folders of the outputs, whether they exist or not."""
         return {path.parent for job in self.jobs + self.done for path in job.written}
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One of `count` shares of the images, from `index` 0 on. Who shares a folder needs no other agreement."""
+    """One of `count` shares of the images, counted from 0."""
 
     index: int = 0
     count: int = 1
 
     def holds(self, name: PurePath) -> bool:
-        """By the name below the input folder, alike on all machines: neither the order nor the other files matter."""
+        """Decide by the name below the input folder: the same on all machines, for any order and any other files."""
         text = unicodedata.normalize("NFC", name.as_posix())
         digest = blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
         return int.from_bytes(digest, "big") % self.count == self.index
@@ -266,17 +243,17 @@ class Shard:
 
 @dataclass(frozen=True)
 class Naming:
-    """How an output is named after its input: `extension` is an ending without dot, or "auto" for the input's own."""
+    """Names of outputs: `extension` is an ending without dot, or "auto" for that of the input."""
 
     extension: str = "auto"
     suffix: str = ""
 
     def __post_init__(self) -> None:
         if any(letter in self.suffix for letter in "/\\\0"):
-            raise PlanError(f"--suffix is part of a file name and cannot hold / or \\, got {self.suffix!r}")
+            raise PlanError(f"--suffix is part of a file name and cannot contain / or \\, got {self.suffix!r}")
 
     def name(self, source: str) -> str:
-        """Stem, suffix and ending of the output for a file name. Without the ending of an image, a name is all stem."""
+        """Stem, suffix and ending of the output for a file name. Endings other than those of images are kept."""
         ending = PurePath(source).suffix
         if ending.lower() not in IMAGE_ENDINGS:
             ending = ""
@@ -290,7 +267,7 @@ def plan_jobs(
     inputs: Sequence[str],
     output: Path,
     naming: Naming,
-    is_image: Callable[[Path], bool],
+    is_image: IsImage,
     *,
     recursive: bool = True,
     overwrite: bool = False,
@@ -298,24 +275,24 @@ def plan_jobs(
     uncertainty: bool = False,
     shard: Shard = Shard(),
 ) -> Plan:
-    """Plan the restoration of the images that `inputs` name (see `find_sources`) into the folder `output`.
+    """Plan the restoration of `inputs` (see `find_sources`) into the folder `output`.
 
-    For a single file, an `output` with the ending of an image names the file itself. What `shard` does not hold is
-    left out, after the checks, which are those of the whole.
+    For a single file, an `output` with the ending of an image is the file itself. Images of other shards are left out
+    after the checks, which cover all images.
 
-    Raises PlanError when the places do not exist or fit, and lists the outputs that would have one name where a file
-    system does not tell cases apart, that would replace an input, or that a link would put outside of `output`.
+    Raises PlanError for places that do not exist or fit, and lists outputs whose names collide where a file system
+    ignores case, that would replace an input, or that a link would place outside of `output`.
     """
     sources = find_sources(inputs, output, is_image, recursive)
     _check_output(output)
     is_single = len(inputs) == 1 and Path(inputs[0]).is_file()
     if is_single and output.suffix.lower() in WRITTEN_ENDINGS and not output.is_dir():
         if naming != Naming():
-            raise PlanError(f"-o {output} names the file: leave out --ext and --suffix, or let -o name a folder")
+            raise PlanError(f"-o {output} is a file: leave out --ext and --suffix, or give a folder to -o")
         root, names = output.parent, [PurePath(output.name)]
     else:
         if output.is_file():
-            raise PlanError(f"-o must name a folder, and {output} is a file")
+            raise PlanError(f"-o must be a folder, but {output} is a file")
         root, names = output, [source.name.with_name(naming.name(source.name.name)) for source in sources.images]
     also = [folder for folder, wanted in ((COMPARISONS, compare), (UNCERTAINTY, uncertainty)) if wanted]
     planned = {_job(source.path, root, name, also): source for source, name in zip(sources.images, names, strict=True)}
@@ -342,7 +319,7 @@ def _check_output(output: Path) -> None:
 
 
 def _check_collisions(jobs: list[Job], root: Path) -> None:
-    """Outputs whose names differ by case or by the composition of accents alone are one file on macOS and Windows."""
+    """Names that differ only in case or in the composition of accents are one file on macOS and Windows."""
     sources = defaultdict(list)
     for job in jobs:
         for path in job.written:
@@ -361,18 +338,18 @@ def _check_containment(jobs: list[Job], root: Path) -> None:
     lines = [
         f"{f} -> {real}" for f in sorted(folders) if not (real := Path(os.path.realpath(f))).is_relative_to(inside)
     ]
-    _refuse(lines, f"folders are links that lead out of {root}")
+    _refuse(lines, f"folders are links to places outside of {root}")
 
 
 def _check_that_inputs_survive(jobs: list[Job]) -> None:
-    """Compared by identity on the disk: neither links nor a file system that ignores cases can hide an input."""
+    """Compares identities on the disk, so that links and file systems that ignore case cannot hide an input."""
     inputs = {_identity(job.source) for job in jobs} - {None}
     lines = [str(path) for job in jobs for path in job.written if _identity(path) in inputs]
     _refuse(lines, "outputs would replace an input (choose another -o, or a --suffix)")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What file `path` is, None where none is or can be, as with a name that is too long (writing it fails, then)."""
+    """Identity of the file at `path`; None if there is none, or its name is too long (then writing it will fail)."""
     try:
         status = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""Growing images to the size that a network takes, and cutting them back."""
+"""Padding, and tiles: overlapping or shifted cuts of an image, and a predictor that blends over them."""
 
 import math
 from functools import lru_cache
@@ -13,11 +13,27 @@ from restore_diff.diffusion.prediction import Predictor
 from restore_diff.settings import TilingConfig
 from restore_diff.tensors import Images, Timesteps
 
+Window = Literal["hann", "box"]
+
+MIN_SHRUNK_TILE_PX = 256
+"""Networks are trained on crops up to this size, so larger tiles may be shrunk down to it without loss."""
+
+BATCHES_AT_ONCE = 4
+"""Batches of tiles cut out together: bounds the memory beside the image itself."""
+
+SHIFTS = (0.7548776662466927, 0.5698402909980532)
+"""Steps of the sequence R2, which fills a square evenly (Roberts, 2018): shifts of the rows and of the columns."""
+
+
+def round_up(length: int, multiple: int) -> int:
+    """The smallest multiple that is at least `length`."""
+    return -(-length // multiple) * multiple
+
 
 def pad_to(images: Images, height: int, width: int) -> Images:
-    """Grow at the bottom and at the right by mirroring, without repeating the edge, as often as it takes.
+    """Pad at the bottom and right by reflection without repeating the edge, as often as needed.
 
-    A side of 1 px has nothing to mirror and is repeated. ValueError when the images are larger already.
+    A side of 1 px is repeated. Raises ValueError if the images are larger already.
     """
     if height < images.shape[-2] or width < images.shape[-1]:
         raise ValueError(f"cannot pad {images.shape[-2]} x {images.shape[-1]} to the smaller {height} x {width}")
@@ -38,16 +54,8 @@ def _mirrored(old: int, new: int, device: torch.device) -> Tensor:
     return torch.minimum(phase, period - phase) if old > 1 else phase
 
 
-# How an image is cut into tiles, axis by axis, and what each tile weighs where several lie over one another.
-
-Window = Literal["hann", "box"]
-
-LEAST_SHRUNK_PX = 256
-"""Networks are trained on crops up to this size, so the size of a tile above it means nothing to them."""
-
-
 class Cuts(NamedTuple):
-    """How one axis is cut into tiles of equal size."""
+    """Tiles of equal size along one axis."""
 
     starts: tuple[int, ...]
     """First position of each tile; the last tile ends where the axis ends."""
@@ -56,22 +64,22 @@ class Cuts(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)  # What is kept must also serve a caller outside inference mode.
+@torch.inference_mode(False)  # Cached tensors must also serve callers outside inference mode.
 def overlapping_cuts(
     length: int, tile: int, overlap: int, window: Window, device: torch.device, multiple: int = 1
 ) -> Cuts:
-    """Tiles that overlap by at least `overlap`, evenly spaced; an axis shorter than a tile is one tile.
+    """Evenly spaced tiles that overlap by at least `overlap`; an axis shorter than a tile is one tile.
 
-    "hann": neighbours fade into each other along their overlap (squared sine, a Hann window's flank), and nothing fades
-    at the image's own border. "box": all tiles at a position count alike, as in Oezdenizci and Legenstein (2023).
+    "hann": neighbours fade into each other along their overlap (squared sine, the flank of a Hann window), without
+    fading at the image border. "box": equal weights at each position, as in Oezdenizci and Legenstein (2023).
 
-    Large "hann" tiles are made as small, in steps of `multiple`, as their number allows.
+    Large "hann" tiles shrink in steps of `multiple`, without adding tiles.
     """
     tile = min(tile, length)
     num_gaps = math.ceil((length - tile) / (tile - overlap)) if length > tile else 0
     if num_gaps and window == "hann":
-        needed = max(math.ceil((length + num_gaps * overlap) / (num_gaps + 1)), LEAST_SHRUNK_PX)
-        tile = min(tile, math.ceil(needed / multiple) * multiple)
+        needed = max(math.ceil((length + num_gaps * overlap) / (num_gaps + 1)), MIN_SHRUNK_TILE_PX)
+        tile = min(tile, round_up(needed, multiple))
     starts = tuple(gap * (length - tile) // max(num_gaps, 1) for gap in range(num_gaps + 1))
 
     windows = torch.ones(len(starts), tile, dtype=torch.float64)
@@ -89,10 +97,10 @@ def overlapping_cuts(
 
 
 def shifted_cuts(length: int, tile: int, shift: float, device: torch.device) -> Cuts:
-    """Tiles that meet without overlap, with borders that move with `shift`, in [0, 1): another at each step hides them.
+    """Adjacent tiles without overlap, with borders moved by `shift` in [0, 1): a new shift per step hides the borders.
 
-    One tile more than would do for the length gives the borders room to move; the first and the last tile are pushed
-    back inside the image, and what they then share with a neighbour counts for one of the two alone.
+    One extra tile gives the borders room to move. The first and the last tile are pushed back inside the image, and
+    pixels that they then share with a neighbour belong to one of the two only.
     """
     tile = min(tile, length)
     num_tiles = length // tile + 1 if length > tile else 1
@@ -107,55 +115,43 @@ def shifted_cuts(length: int, tile: int, shift: float, device: torch.device) -> 
 
 
 def cuts_of(length: int, config: TilingConfig, shift: float, device: torch.device, multiple: int = 1) -> Cuts:
-    """The cuts of one axis that the settings ask for."""
+    """Cuts of one axis by the settings."""
     if config.grid == "shifted":
         return shifted_cuts(length, config.tile_size_px, shift, device)
     return overlapping_cuts(length, config.tile_size_px, config.tile_overlap_px, config.window, device, multiple)
 
 
 def network_pixels(height: int, width: int, config: TilingConfig) -> float:
-    """Pixels that the network computes in one call over an image, per pixel of the image."""
+    """Pixels computed by the network in one call over an image, per pixel of the image."""
     if not config.tile_size_px:
         return 1.0
     axes = (cuts_of(side, config, 0.0, torch.device("cpu")) for side in (height, width))
     return math.prod(cuts.weights.numel() for cuts in axes) / (height * width)
 
 
-# A predictor for images of any size from one that is good at tiles, by blending overlapping tiles.
-
-BATCHES_AT_ONCE = 4
-"""Batches of tiles cut out together: what bounds the memory beside the image itself."""
-
-SHIFTS = (0.7548776662466927, 0.5698402909980532)
-"""Steps of the sequence R2, which fills a square evenly (Roberts, 2018): shifts of the rows and of the columns."""
-
-
 class TiledPredictor:
-    """Wraps a predictor and keeps its signature, so that every sampler works on images larger than the network's.
+    """Predictor for large images that blends the predictions of tiles, with the signature of the wrapped one.
 
-    What is blended is the prediction, at every step, as in Oezdenizci and Legenstein (2023), alg. 2: epsilon, clean
-    image and velocity are affine in each other at a given x_t, so it does not matter which one is averaged.
+    Predictions are blended at every step, as in Oezdenizci and Legenstein (2023), alg. 2. Epsilon, clean image and
+    velocity are affine in each other at a given x_t, so it does not matter which one is averaged.
 
-    One object serves one restoration: on a shifted grid, call k of it has the tiles of step k.
+    Use one object per restoration: on a shifted grid, call k uses the tiles of step k.
     """
 
     def __init__(self, predictor: Predictor, config: TilingConfig, size_multiple: int):
-        """`size_multiple`: of the sizes that the predictor takes.
-
-        Raises ValueError for a tile that is no such multiple, or not larger than its overlap.
-        """
+        """Raises ValueError for a tile that is no multiple of `size_multiple`, or not larger than its overlap."""
         tile, overlap = config.tile_size_px, config.tile_overlap_px
         if overlap >= tile and config.grid == "overlapping":
             raise ValueError(f"tile_overlap_px={overlap} must be less than tile_size_px={tile}")
         if tile % size_multiple:
-            raise ValueError(f"tile_size_px={tile} must be a multiple of {size_multiple}, which the network needs")
+            raise ValueError(f"tile_size_px={tile} must be a multiple of {size_multiple} for this network")
         self.predictor = predictor
         self.config = config
         self.size_multiple = size_multiple
         self._num_calls = 0
 
     def __call__(self, x_t: Images, t: Timesteps, degraded: Images | None) -> Images:
-        """The blended prediction, float32, in x_t's shape. Along a side shorter than a tile, tiles are that short."""
+        """The blended prediction, float32, in x_t's shape. Tiles are as short as a side that is shorter than a tile."""
         rows, columns = self._cuts(x_t)
         self._num_calls += 1
         blended = torch.zeros_like(x_t, dtype=torch.float32)
@@ -170,7 +166,7 @@ class TiledPredictor:
         return blended
 
     def _predict(self, tiles: Images, t: Timesteps, degraded: Images | None) -> Images:
-        """The predictor's outputs in batches of one shape, so that a compiled one is compiled once."""
+        """Outputs in batches of one shape, so that a compiled predictor is compiled once."""
         num_batches = math.ceil(len(tiles) / self.config.tiles_per_batch)
         size = math.ceil(len(tiles) / num_batches)
         outputs = []
@@ -181,7 +177,7 @@ class TiledPredictor:
         return torch.cat(outputs)[: len(tiles)]
 
     def _cuts(self, x_t: Images) -> list[Cuts]:
-        """Of the rows and of the columns."""
+        """Cuts of the rows and of the columns."""
         shifts = [math.modf(self._num_calls * step)[0] for step in SHIFTS]
         return [
             cuts_of(length, self.config, shift, x_t.device, self.size_multiple)
@@ -190,7 +186,7 @@ class TiledPredictor:
 
 
 def _batch(values: torch.Tensor, first: int, size: int) -> torch.Tensor:
-    """`size` rows from `first` on; where they run out, the first ones again."""
+    """`size` rows from `first` on, filled up with the first rows at the end."""
     rows = values[first : first + size]
     return rows if len(rows) == size else torch.cat([rows, values[: size - len(rows)]])
 
@@ -204,7 +200,7 @@ def _cut(images: Images, rows: Cuts, columns: Cuts) -> Images:
 
 
 def _add(blended: Images, tiles: Images, rows: Cuts, columns: Cuts) -> None:
-    """Add the weighted tiles where they lie: in one order, so that it gives the same bits each time."""
+    """Add the weighted tiles at their places, in a fixed order, so that the result is bit-equal each time."""
     grid = {"rows": len(rows.starts), "columns": len(columns.starts)}
     tiles = rearrange(tiles, "(b rows columns) c h w -> columns b rows c h w", **grid)
     strips = tiles.new_zeros(*tiles.shape[1:-1], blended.shape[-1])  # (b, rows, c, h, width)

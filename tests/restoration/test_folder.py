@@ -1,4 +1,4 @@
-"""Many images: order, overlap, memory, and what happens when one of them, the disk, or we fail."""
+"""Restoring many images: order, overlap, memory, and failures of images, disks and code."""
 
 import errno
 import gc
@@ -13,7 +13,7 @@ from restore_diff.restoration import folder, sources
 from restore_diff.restoration.folder import DiskFull, Job, restore_folder
 
 MAX_PIXELS = 10_000
-PATIENCE_S = 10
+TIMEOUT_S = 10
 
 
 def invert(image, name):
@@ -28,7 +28,7 @@ def photographs(folder_, number):
     for k in range(number):
         values = torch.arange(3 * (k + 1) * (k + 4)).reshape(3, k + 1, k + 4) % 251 / 255
         write_image(folder_ / f"{k}.png", values)
-        jobs.append(Job(folder_ / f"{k}.png", folder_.parent / "out" / f"{k}.png", None))
+        jobs.append(Job(folder_ / f"{k}.png", folder_.parent / "out" / f"{k}.png"))
     return jobs
 
 
@@ -36,14 +36,16 @@ def run(jobs, restore=invert):
     return list(restore_folder(jobs, restore, MAX_PIXELS))
 
 
-def collect(outcomes, into):
-    """Into a list that survives an exception."""
-    for outcome in outcomes:
-        into.append(outcome)
+def until(error, outcomes, match=None):
+    """The outcomes before the error."""
+    found = []
+    with pytest.raises(error, match=match):
+        found.extend(outcomes)
+    return found
 
 
 class InMemory:
-    """Stands for the disk: reading and writing are remembered instead of done."""
+    """Replaces the disk: records what is read and written."""
 
     def __init__(self, monkeypatch):
         self.read, self.written, self.images = [], [], []
@@ -61,28 +63,48 @@ class InMemory:
 
 
 def jobs_of(tmp_path, number):
-    return [Job(tmp_path / f"{k}.png", tmp_path / "out" / f"{k}.png", None) for k in range(number)]
+    return [Job(tmp_path / f"{k}.png", tmp_path / "out" / f"{k}.png") for k in range(number)]
+
+
+def reasons(outcomes):
+    return [outcome.reason for outcome in outcomes]
+
+
+def raises(error):
+    def restore(image, name):
+        raise error
+
+    return restore
+
+
+def at(name, error):
+    """Invert all images except `name`."""
+    return lambda image, given: raises(error)(image, given) if given == name else 1 - image
+
+
+def written(jobs):
+    return sorted(path.name for path in jobs[0].output.parent.iterdir())
 
 
 def test_each_image_is_restored_to_its_own_output(tmp_path):
     jobs = photographs(tmp_path / "in", 5)
     outcomes = run(jobs)
     assert [outcome.job for outcome in outcomes] == jobs
-    assert not any(outcome.reason for outcome in outcomes)
+    assert not any(reasons(outcomes))
     for job in jobs:
         torch.testing.assert_close(read_image(job.output).pixels, 1 - read_image(job.source).pixels)
 
 
-def test_bad_images_are_told_with_their_reason_and_do_not_stop_the_others(tmp_path):
+def test_bad_images_have_a_reason_and_do_not_stop_the_others(tmp_path):
     jobs = photographs(tmp_path / "in", 5)
     jobs[1].source.write_bytes(jobs[1].source.read_bytes()[:50])
     jobs[2].source.write_text("no image")
     jobs[4].source.unlink()
     outcomes = run(jobs)
     assert [outcome.job for outcome in outcomes] == jobs
-    assert [bool(outcome.reason) for outcome in outcomes] == [False, True, True, False, True]
-    assert outcomes[4].reason == "no such file"  # the path is told once, by who prints it
-    assert sorted(path.name for path in jobs[0].output.parent.iterdir()) == ["0.png", "3.png"]
+    assert [bool(reason) for reason in reasons(outcomes)] == [False, True, True, False, True]
+    assert outcomes[4].reason == "no such file"  # without the path, which is printed before it
+    assert written(jobs) == ["0.png", "3.png"]
 
 
 def test_an_image_of_too_many_pixels_fails(tmp_path):
@@ -92,61 +114,47 @@ def test_an_image_of_too_many_pixels_fails(tmp_path):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried 20 GiB\nmore")])
-def test_running_out_of_memory_costs_one_image_and_names_the_remedy(tmp_path, error):
-    jobs = photographs(tmp_path / "in", 3)
-
-    def restore(image, name):
-        if name == "1.png":
-            raise error
-        return 1 - image
-
-    assert [outcome.reason for outcome in run(jobs, restore)] == ["", "out of memory (a smaller --tile needs less)", ""]
+def test_out_of_memory_fails_one_image_with_advice(tmp_path, error):
+    outcomes = run(photographs(tmp_path / "in", 3), at("1.png", error))
+    assert reasons(outcomes) == ["", "out of memory (a smaller --tile needs less)", ""]
 
 
-def test_a_reason_is_one_line_that_is_never_empty(tmp_path):
-    jobs = photographs(tmp_path / "in", 2)
-    errors = iter([RuntimeError("first\nsecond"), ValueError()])
-
-    def restore(image, name):
-        raise next(errors)
-
-    assert [outcome.reason for outcome in run(jobs, restore)] == ["first", "ValueError"]
+@pytest.mark.parametrize(("error", "reason"), [(RuntimeError("first\nsecond"), "first"), (ValueError(), "ValueError")])
+def test_a_reason_is_one_line_and_never_empty(tmp_path, error, reason):
+    assert reasons(run(photographs(tmp_path / "in", 1), raises(error))) == [reason]
 
 
-def test_a_result_that_is_not_finite_is_not_written(tmp_path):
+def test_a_non_finite_result_is_not_written(tmp_path):
     jobs = photographs(tmp_path / "in", 1)
     assert "not finite" in run(jobs, lambda image, name: image / 0)[0].reason
     assert not jobs[0].output.exists()
 
 
-def test_a_mistake_of_ours_ends_the_run(tmp_path):
-    def restore(image, name):
-        raise TypeError("a bug")
-
+def test_a_bug_ends_the_run(tmp_path):
     with pytest.raises(TypeError, match="a bug"):
-        run(photographs(tmp_path / "in", 2), restore)
+        run(photographs(tmp_path / "in", 2), raises(TypeError("a bug")))
 
 
-def test_the_next_is_read_and_the_last_is_written_while_one_is_restored(tmp_path, monkeypatch):
-    """Image k + 1 waits in its reading, and k - 1 in its writing, for the restoration of k, which waits for both."""
+def test_reading_and_writing_overlap_with_restoring(tmp_path, monkeypatch):
+    """Reading of k + 1 and writing of k - 1 wait for the restoration of k, which waits for both."""
     started, read, written = ([threading.Event() for _ in range(5)] for _ in range(3))
 
     def read_image(path, max_pixels):
         k = int(path.stem)
-        assert k == 0 or started[k - 1].wait(PATIENCE_S), "read before the last image is restored, not meanwhile"
+        assert k == 0 or started[k - 1].wait(TIMEOUT_S), "read before the last image is restored"
         read[k].set()
         return RasterImage(torch.zeros(3, 2, 2))
 
     def write(path, *arguments, **named):
         k = int(path.stem)
-        assert k == 4 or started[k + 1].wait(PATIENCE_S), "written before the next image is restored, not meanwhile"
+        assert k == 4 or started[k + 1].wait(TIMEOUT_S), "written before the next image is restored"
         written[k].set()
 
     def restore(image, name):
         k = int(name.removesuffix(".png"))
         started[k].set()
-        assert k == 4 or read[k + 1].wait(PATIENCE_S), "the next image is read only later"
-        assert k == 0 or written[k - 1].wait(PATIENCE_S), "the last image is written only later"
+        assert k == 4 or read[k + 1].wait(TIMEOUT_S), "the next image is read later"
+        assert k == 0 or written[k - 1].wait(TIMEOUT_S), "the last image is written later"
         return image
 
     monkeypatch.setattr(folder, "read_image", read_image)
@@ -159,28 +167,24 @@ def test_memory_stays_flat(tmp_path, monkeypatch):
 
     def restore(image, name):
         k = int(name.removesuffix(".png"))
-        assert len(disk.read) <= k + 2, "reads further ahead than one image"
+        assert len(disk.read) <= k + 2, "reads more than one image ahead"
         assert sum(pixels() is not None for pixels in disk.images) <= 4
         return 1 - image
 
-    assert not any(outcome.reason for outcome in run(jobs_of(tmp_path, 30), restore))
+    assert not any(reasons(run(jobs_of(tmp_path, 30), restore)))
     assert disk.written == [str(k) for k in range(30)]
 
 
 def test_failures_do_not_keep_their_images(tmp_path, monkeypatch):
     disk = InMemory(monkeypatch)
-
-    def restore(image, name):
-        raise RuntimeError("failed")
-
-    outcomes = run(jobs_of(tmp_path, 10), restore)
+    outcomes = run(jobs_of(tmp_path, 10), raises(RuntimeError("failed")))
     gc.collect()
-    assert [outcome.reason for outcome in outcomes] == ["failed"] * 10
+    assert reasons(outcomes) == ["failed"] * 10
     assert not any(pixels() is not None for pixels in disk.images)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_ends_the_run_and_is_told(tmp_path, monkeypatch, number):
+def test_a_full_disk_ends_the_run_with_an_error(tmp_path, monkeypatch, number):
     jobs = photographs(tmp_path / "in", 6)
     restored = []
 
@@ -194,16 +198,14 @@ def test_a_full_disk_ends_the_run_and_is_told(tmp_path, monkeypatch, number):
         write_image(path, *arguments, **named)
 
     monkeypatch.setattr(folder, "write_image", write)
-    outcomes = []
-    with pytest.raises(DiskFull, match="No space left on device"):
-        collect(restore_folder(jobs, restore, MAX_PIXELS), outcomes)
+    outcomes = until(DiskFull, restore_folder(jobs, restore, MAX_PIXELS), "No space left on device")
     assert [outcome.job for outcome in outcomes] == jobs[:3]
     assert outcomes[2].reason == f"cannot write {jobs[2].output}: No space left on device"
     assert len(restored) <= 4
-    assert sorted(path.name for path in jobs[0].output.parent.iterdir()) == ["0.png", "1.png"]
+    assert written(jobs) == ["0.png", "1.png"]
 
 
-def test_the_uncertainty_is_drawn_from_black_to_a_standard_deviation_of_a_tenth(tmp_path):
+def test_uncertainty_maps_are_white_at_a_standard_deviation_of_0_1(tmp_path):
     job = photographs(tmp_path / "in", 1)[0]._replace(uncertainty=tmp_path / "out" / "uncertainty" / "0.png")
     spread = torch.tensor([0.0, 0.025, 0.1, 0.5]).expand(3, 1, 4)
     assert not run([job], lambda image, name: torch.stack([1 - image[0], spread]))[0].reason
@@ -211,39 +213,26 @@ def test_the_uncertainty_is_drawn_from_black_to_a_standard_deviation_of_a_tenth(
     assert torch.equal(read_rgb_uint8(job.output), 255 - read_rgb_uint8(job.source))
 
 
-def test_another_fault_of_writing_costs_one_image(tmp_path):
+def test_another_error_of_writing_fails_one_image(tmp_path):
     jobs = photographs(tmp_path / "in", 3)
     jobs[1].output.mkdir(parents=True)  # where the file has to go
-    reasons = [outcome.reason for outcome in run(jobs)]
-    assert reasons == ["", f"cannot write {jobs[1].output}: Is a directory", ""]
+    assert reasons(run(jobs)) == ["", f"cannot write {jobs[1].output}: Is a directory", ""]
 
 
-def test_a_folder_that_cannot_be_made_costs_no_restoration(tmp_path):
+def test_an_output_folder_that_cannot_be_made_fails_before_restoring(tmp_path):
     jobs = photographs(tmp_path / "in", 1)
-    (tmp_path / "out").write_text("a file where the folder has to be")
-
-    def restore(image, name):
-        raise AssertionError("restored in vain")
-
-    assert run(jobs, restore)[0].reason
+    (tmp_path / "out").write_text("a file in place of the folder")
+    assert run(jobs, raises(AssertionError("restored in vain")))[0].reason
 
 
-def test_an_interrupt_finishes_the_image_that_is_being_written(tmp_path):
+def test_an_interrupt_finishes_the_image_being_written(tmp_path):
     jobs = photographs(tmp_path / "in", 6)
-
-    def restore(image, name):
-        if name == "3.png":
-            raise KeyboardInterrupt
-        return 1 - image
-
-    outcomes = []
-    with pytest.raises(KeyboardInterrupt):
-        collect(restore_folder(jobs, restore, MAX_PIXELS), outcomes)
+    outcomes = until(KeyboardInterrupt, restore_folder(jobs, at("3.png", KeyboardInterrupt()), MAX_PIXELS))
     assert [outcome.job for outcome in outcomes] == jobs[:3]
-    assert sorted(path.name for path in jobs[0].output.parent.iterdir()) == ["0.png", "1.png", "2.png"]
+    assert written(jobs) == ["0.png", "1.png", "2.png"]
 
 
-def test_the_noise_of_an_image_belongs_to_its_file_name(tmp_path):
+def test_noise_is_addressed_by_the_file_name_without_folder(tmp_path):
     names = []
 
     def restore(image, name):
@@ -266,7 +255,7 @@ def test_a_comparison_shows_the_degraded_image_left_of_the_restored(tmp_path):
     torch.testing.assert_close(read_image(job.comparison).pixels, torch.cat([degraded, 1 - degraded], dim=2))
 
 
-def test_where_there_is_an_output_there_is_its_comparison(tmp_path, monkeypatch):
+def test_an_output_is_written_after_its_comparison(tmp_path, monkeypatch):
     job = photographs(tmp_path / "in", 1)[0]._replace(comparison=tmp_path / "out/comparisons/0.png")
 
     def write(path, *arguments, **named):
@@ -278,7 +267,7 @@ def test_where_there_is_an_output_there_is_its_comparison(tmp_path, monkeypatch)
     assert not job.output.exists()
 
 
-def test_endings_that_an_output_keeps_are_those_that_are_written():
+def test_kept_endings_are_those_that_can_be_written():
     from restore_diff.data.images import WRITE_FORMATS
     from restore_diff.data.names import SUFFIXES
     from restore_diff.restoration.sources import IMAGE_ENDINGS

@@ -1,4 +1,4 @@
-"""A scan of 40 megapixels goes through in tiles, and the memory that it takes is in proportion."""
+"""A scan of 40 megapixels is restored in tiles, in memory proportional to its size."""
 
 import sys
 from pathlib import Path
@@ -26,8 +26,8 @@ def darker(x_t, t, degraded):
 
 
 @pytest.mark.long
-@pytest.mark.skipif(sys.platform != "linux", reason="measures its memory as Linux tells it")
-def test_40_megapixels_are_restored_in_tiles_and_in_proportionate_memory(tmp_path):
+@pytest.mark.skipif(sys.platform != "linux", reason="measures memory by /proc")
+def test_40_megapixels_are_restored_in_proportionate_memory(tmp_path):
     height, width = 5000, 8000
     rows, columns = np.arange(height)[:, None], np.arange(width)[None]
     levels = ((rows // 100 + columns // 100) * 2 % 256).astype(np.uint8)
@@ -35,7 +35,7 @@ def test_40_megapixels_are_restored_in_tiles_and_in_proportionate_memory(tmp_pat
     sampler = DDIMSampler(NoiseSchedule(ScheduleConfig()), "clean", SamplerConfig(num_steps=1))
     tiling = TilingConfig(tile_size_px=1024, tile_overlap_px=64, tiles_per_batch=1)
     restorer = Restorer(darker, sampler, tiling, size_multiple=16, device="cpu")
-    job = Job(tmp_path / "scan.png", tmp_path / "out.png", None)
+    job = Job(tmp_path / "scan.png", tmp_path / "out.png")
 
     Path("/proc/self/clear_refs").write_text("5")
     before = memory_bytes("VmRSS")

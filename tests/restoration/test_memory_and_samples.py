@@ -1,4 +1,4 @@
-"""Too little memory costs time, never the image; several samples give a mean and say how far they lie apart."""
+"""Restorer: smaller tiles when memory runs out, mean and standard deviation of samples, noise, bands."""
 
 import logging
 
@@ -24,12 +24,12 @@ def photograph(height=200, width=260):
 
 
 def blurred(x_t, t, degraded):
-    """Sees its neighbours, so that tiles of another size give another result."""
+    """Uses neighbouring pixels, so that tiles of another size give another result."""
     return torch.nn.functional.avg_pool2d(0.5 * x_t + 0.4 * degraded, 5, stride=1, padding=2)
 
 
 class Limited:
-    """Has no memory for more than `most` pixels at a time; fails in the middle of an image too."""
+    """Out of memory for more than `most` pixels at a time."""
 
     def __init__(self, most: int, error: Exception):
         self.most, self.error, self.num_calls = most, error, 0
@@ -46,7 +46,7 @@ class Limited:
     [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
     ids=["gpu", "cpu"],
 )
-def test_out_of_memory_starts_the_image_anew_in_smaller_tiles_and_says_so(error, caplog):
+def test_out_of_memory_repeats_the_image_in_smaller_tiles_with_a_warning(error, caplog):
     with caplog.at_level(logging.WARNING):
         found = restorer(Limited(66 * 66, error)).restore(photograph(), ["big.png"])
     direct = restorer(blurred, TilingConfig(tile_size_px=64, tile_overlap_px=4, tiles_per_batch=1))
@@ -59,7 +59,7 @@ def test_out_of_memory_starts_the_image_anew_in_smaller_tiles_and_says_so(error,
     assert torch.equal(restorer(limited, tiles).restore(photograph(), ["a"]), exactly.restore(photograph(), ["a"]))
 
 
-def test_a_try_that_fails_at_its_last_tile_leaves_nothing_behind():
+def test_a_failed_attempt_does_not_affect_the_result():
     calls = 0
 
     def fails_late(x_t, t, degraded):
@@ -76,7 +76,7 @@ def test_a_try_that_fails_at_its_last_tile_leaves_nothing_behind():
     assert torch.equal(found, exactly.restore(photograph(), ["a"]))
 
 
-def test_the_next_image_is_tried_as_it_was_asked_for():
+def test_the_next_image_is_tried_with_the_original_tiles():
     limited = Limited(128 * 128, torch.OutOfMemoryError("CUDA out of memory"))
     subject = restorer(limited, WHOLE)
     subject.restore(photograph(), ["a"])
@@ -85,14 +85,13 @@ def test_the_next_image_is_tried_as_it_was_asked_for():
     assert limited.num_calls - before == 3  # whole: three steps
 
 
-def test_what_fits_in_no_tile_is_an_error_and_other_errors_are_not_hidden():
-    with pytest.raises(torch.OutOfMemoryError):
-        restorer(Limited(10, torch.OutOfMemoryError("CUDA out of memory"))).restore(photograph(), ["a"])
-    with pytest.raises(RuntimeError, match="shapes"):
-        restorer(Limited(10, RuntimeError("shapes do not match"))).restore(photograph(), ["a"])
+def test_errors_are_raised_when_no_tile_fits_and_for_other_reasons():
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("shapes do not match")):
+        with pytest.raises(type(error), match=str(error)):
+            restorer(Limited(10, error)).restore(photograph(), ["a"])
 
 
-def test_halved_tiles_fit_the_network_and_end_at_64_px():
+def test_halved_tiles_fit_the_network_down_to_64_px():
     tiling, sizes = TilingConfig(tile_size_px=1000, tile_overlap_px=100), []
     while (smaller := halved(tiling, (3000, 2000), 8)) is not None:
         assert smaller.tile_size_px % 8 == 0
@@ -105,15 +104,11 @@ def test_halved_tiles_fit_the_network_and_end_at_64_px():
 
 
 def test_on_a_cpu_batches_stay_small():
-    assert [tiles_per_batch(blurred, torch.device("cpu"), 3, side, side) for side in (64, 128, 256, 512)] == [
-        16,
-        4,
-        1,
-        1,
-    ]
+    numbers = [tiles_per_batch(blurred, torch.device("cpu"), 3, side, side) for side in (64, 128, 256, 512)]
+    assert numbers == [16, 4, 1, 1]
 
 
-def test_the_mean_and_spread_of_samples_are_those_of_single_samples():
+def test_mean_and_spread_are_those_of_single_samples():
     def noisy(x_t, t, degraded):
         return 0.5 * degraded + 0.2 * x_t
 
@@ -125,7 +120,7 @@ def test_the_mean_and_spread_of_samples_are_those_of_single_samples():
     assert spread.mean() > 0.01
 
 
-def test_every_other_sample_may_see_the_image_mirrored():
+def test_every_other_sample_is_made_from_the_mirrored_image():
     def leaning(x_t, t, degraded):
         return 0.5 * degraded + 0.3 * degraded.roll(1, dims=-1)
 
@@ -142,8 +137,8 @@ def test_one_sample_has_no_spread():
     assert torch.equal(restorer(blurred).restore_with_spread(given, ["a"]).spread, torch.zeros_like(given))
 
 
-def test_noise_is_standard_normal_and_a_part_of_it_is_that_part_of_the_whole(monkeypatch):
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", 16)
+def test_noise_is_standard_normal_and_the_same_in_parts(monkeypatch):
+    monkeypatch.setattr(module, "ROWS_PER_BLOCK", 16)
     whole = Noise((3, 50, 40), ["a", "b"], seed=1, rows=(0, 50))(2)
     assert abs(whole.mean()) < 0.05
     assert abs(whole.std() - 1) < 0.05
@@ -151,12 +146,12 @@ def test_noise_is_standard_normal_and_a_part_of_it_is_that_part_of_the_whole(mon
         part = Noise((3, 50, 40), ["a", "b"], seed=1, rows=(first, end))(2)
         assert torch.equal(part, whole[..., first:end, :])
     blocks = whole[0, :, :48].reshape(3, 3, 16, 40)
-    assert abs((blocks[:, 0] * blocks[:, 1]).mean()) < 0.1  # no two blocks are alike
+    assert abs((blocks[:, 0] * blocks[:, 1]).mean()) < 0.1  # blocks are independent
 
 
 @pytest.fixture
 def small_bands(monkeypatch):
-    monkeypatch.setattr(module, "MOST_PIXELS", 64 * 50)
+    monkeypatch.setattr(module, "MAX_PIXELS_IN_ONE_PIECE", 64 * 50)
     monkeypatch.setattr(module, "PIXELS_PER_BAND", 48 * 50)
     monkeypatch.setattr(module, "BAND_OVERLAP_PX", 16)
 
@@ -172,25 +167,24 @@ def test_bands_cover_a_large_image_and_leave_a_small_one_whole(small_bands):
     assert module.bands(200, 4000).weights.shape[1] == 32  # a band is never lower than two overlaps
 
 
-def test_in_bands_every_pixel_has_the_noise_that_it_has_in_the_whole(small_bands, monkeypatch):
+def test_in_bands_every_pixel_has_the_same_noise_as_in_the_whole(small_bands, monkeypatch):
     def pointwise(x_t, t, degraded):
         return 0.3 * x_t.sin() - 0.2 * degraded
 
     given = photograph(200, 50)
     in_bands = restorer(pointwise).restore(given, ["a"])
-    monkeypatch.setattr(module, "MOST_PIXELS", 10**9)
+    monkeypatch.setattr(module, "MAX_PIXELS_IN_ONE_PIECE", 10**9)
     assert (in_bands - restorer(pointwise).restore(given, ["a"])).abs().max() < 1e-5
 
 
-def test_no_band_is_larger_than_the_budget_and_a_pixel_sees_its_neighbours_across_bands(small_bands, monkeypatch):
-    most = 0
+def test_bands_keep_to_their_size_and_blend_at_their_borders(small_bands, monkeypatch):
+    sizes = []
 
     def spy(x_t, t, degraded):
-        nonlocal most
-        most = max(most, x_t[0, 0].numel())
+        sizes.append(x_t[0, 0].numel())
         return blurred(x_t, t, degraded)
 
     in_bands = restorer(spy).restore(photograph(200, 50), ["a"])
-    assert most <= 48 * 52  # padded to a multiple of 4
-    monkeypatch.setattr(module, "MOST_PIXELS", 10**9)
+    assert max(sizes) <= 48 * 52  # padded to a multiple of 4
+    monkeypatch.setattr(module, "MAX_PIXELS_IN_ONE_PIECE", 10**9)
     assert (in_bands - restorer(blurred).restore(photograph(200, 50), ["a"])).abs().max() < 0.02

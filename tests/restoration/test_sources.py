@@ -1,30 +1,112 @@
-"""Files, folders, patterns and lists as inputs: what they name, where it goes, and how images are shared out."""
+"""Inputs: folders and their images, files, patterns and lists; places in the output; shards."""
 
 import os
 from pathlib import Path, PurePath
 
 import pytest
 
-from restore_diff.restoration.sources import Naming, PlanError, Shard, find_sources, plan_jobs
+from restore_diff.restoration.sources import Naming, PlanError, Shard, find_sources, plan_jobs, scan_folder
 
 PHOTOS = ("a.jpg", "b.png", "sub/c.jpg", "sub/deep/d.jpg")
+PNG_START = b"\x89PNG\r\n\x1a\n"
+needs_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+
+
+def starts_like_png(path):
+    return path.read_bytes().startswith(PNG_START)
+
+
+def touch(*paths, content=b""):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def scanned(root, excluded=None, recursive=True):
+    """(names of images, numbers of ignored files by kind)"""
+    found = scan_folder(root, excluded or root / "out", starts_like_png, recursive)
+    assert all(path == root / name for path, name in found.images) and not found.unreadable
+    return [name.as_posix() for _, name in found.images], dict(found.ignored)
+
+
+def test_images_are_ordered_by_name_with_files_before_subfolders(tmp_path):
+    touch(*(tmp_path / name for name in ("b/2.jpg", "b/1.jpg", "a/z.jpg", "c.jpg", "B.jpg", "a/x/1.tiff")))
+    assert scanned(tmp_path)[0] == ["B.jpg", "c.jpg", "a/z.jpg", "a/x/1.tiff", "b/1.jpg", "b/2.jpg"]
+    assert scanned(tmp_path, recursive=False)[0] == ["B.jpg", "c.jpg"]
+
+
+def test_the_content_decides_for_files_without_an_image_ending(tmp_path):
+    touch(tmp_path / "scan_0001", tmp_path / "photo.jpg_large", content=PNG_START)
+    touch(*(tmp_path / name for name in ("Thumbs.db", "notes.TXT", "README")), content=b"no image")
+    assert scanned(tmp_path) == (["photo.jpg_large", "scan_0001"], {".db": 1, ".txt": 1, "without ending": 1})
+
+
+def test_a_damaged_file_with_an_image_ending_is_not_ignored(tmp_path):
+    touch(tmp_path / "empty.png")
+    touch(tmp_path / "TEXT.JPG", content=b"hello")
+    assert scanned(tmp_path)[0] == ["TEXT.JPG", "empty.png"]
+
+
+def test_hidden_files_and_folders_are_ignored_unless_given(tmp_path):
+    touch(*(tmp_path / name for name in ("._a.jpg", ".thumbnails/a.png", "a.jpg")), content=PNG_START)
+    assert scanned(tmp_path) == (["a.jpg"], {"hidden": 1, "hidden folder": 1})
+    assert scanned(tmp_path / ".thumbnails")[0] == ["a.png"]
+
+
+def test_links_to_folders_are_not_followed_so_that_loops_end(tmp_path):
+    touch(tmp_path / "in/a.jpg", tmp_path / "elsewhere/b.jpg")
+    (tmp_path / "in/loop").symlink_to(tmp_path / "in", target_is_directory=True)
+    (tmp_path / "in/out_of_it").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert scanned(tmp_path / "in") == (["a.jpg"], {"linked folder": 2})
+
+
+def test_a_link_to_a_file_is_an_image_and_a_broken_one_is_ignored(tmp_path):
+    touch(tmp_path / "elsewhere/b.jpg", content=PNG_START)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/good.jpg").symlink_to(tmp_path / "elsewhere/b.jpg")
+    (tmp_path / "in/gone.jpg").symlink_to(tmp_path / "nothing.jpg")
+    (tmp_path / "in/self.jpg").symlink_to(tmp_path / "in/self.jpg")
+    assert scanned(tmp_path / "in") == (["good.jpg"], {"broken link": 2})
+
+
+@needs_pipes
+def test_a_pipe_named_like_an_image_is_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null.png").symlink_to(os.devnull)
+    assert scanned(tmp_path) == ([], {"special file": 3})
+
+
+def test_the_output_folder_inside_the_input_is_not_scanned(tmp_path):
+    touch(*(tmp_path / "in" / name for name in ("a.jpg", "deep/restored/a.jpg", "restored/b.jpg")))
+    (tmp_path / "link").symlink_to(tmp_path / "in/deep/restored", target_is_directory=True)
+    assert scanned(tmp_path / "in", excluded=tmp_path / "link") == (["a.jpg", "restored/b.jpg"], {})
+
+
+def test_unreadable_files_and_folders_do_not_end_the_scan(tmp_path, monkeypatch):
+    touch(tmp_path / "a.jpg", tmp_path / "secret", tmp_path / "closed/b.jpg")
+    listing = os.scandir
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", os.fspath(path))
+
+    monkeypatch.setattr(os, "scandir", lambda path: (refuse if os.fspath(path).endswith("closed") else listing)(path))
+    found = scan_folder(tmp_path, tmp_path / "out", refuse, recursive=True)
+    assert [path.name for path, _ in found.images] == ["a.jpg"]
+    assert found.unreadable == [(tmp_path / name, "Permission denied") for name in ("secret", "closed")]
 
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
     """photos/ with four images in the current folder."""
     monkeypatch.chdir(tmp_path)
-    for name in PHOTOS:
-        path = tmp_path / "photos" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
-    (tmp_path / "photos/notes.txt").touch()
+    touch(*(tmp_path / "photos" / name for name in (*PHOTOS, "notes.txt")))
     return tmp_path / "photos"
 
 
 def found(*inputs, output="out", recursive=True):
     sources = find_sources([str(text) for text in inputs], output, lambda path: False, recursive)
-    return [source.name.as_posix() for source in sources.images], sources
+    return [source.name.as_posix() for source in sources.images], sources.unreadable
 
 
 def plan(*inputs, output="out", **options):
@@ -36,10 +118,10 @@ def test_several_inputs_go_into_one_output_folder(photos):
     assert found("photos/sub", recursive=False)[0] == ["c.jpg"]
 
 
-def test_an_image_that_is_named_twice_is_restored_once(photos):
+def test_an_image_given_twice_is_restored_once(photos):
     assert [job.source.name for job in plan("photos/a.jpg", "./photos/a.jpg").jobs] == ["a.jpg"]
+    touch(photos / "sub/a.jpg")
     with pytest.raises(PlanError, match="more than one input"):
-        (photos / "sub/a.jpg").touch()
         plan("photos/a.jpg", "photos/sub/a.jpg")
 
 
@@ -60,15 +142,14 @@ def test_a_pattern_is_mirrored_from_its_fixed_part_on(photos, pattern, names):
     assert found(pattern)[0] == names
 
 
-def test_a_pattern_finds_no_output_no_loop_and_no_text(photos):
+def test_a_pattern_excludes_outputs_loops_and_other_files(photos):
     (photos / "loop").symlink_to(photos, target_is_directory=True)
-    (photos / "out").mkdir()
-    (photos / "out/a.jpg").touch()
+    touch(photos / "out/a.jpg")
     assert found("photos/**", output="photos/out")[0] == list(PHOTOS)
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_that_file(photos):
-    (photos / "[1].jpg").touch()
+    touch(photos / "[1].jpg")
     assert found("photos/[1].jpg")[0] == ["[1].jpg"]
 
 
@@ -79,58 +160,46 @@ def test_a_pattern_without_matches_is_refused(photos, text):
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "names"),
     [
-        b"photos/sub/c.jpg\nphotos/a.jpg\n",
-        b"\xef\xbb\xbfphotos/sub/c.jpg\r\n\r\nphotos/a.jpg",
-        b"photos/sub/c.jpg\0photos/a.jpg\0",
+        (b"photos/sub/c.jpg\nphotos/a.jpg\n", ["photos/sub/c.jpg", "photos/a.jpg"]),
+        (b"\xef\xbb\xbfphotos/sub/c.jpg\r\n\r\nphotos/a.jpg", ["photos/sub/c.jpg", "photos/a.jpg"]),
+        (b"photos/sub/c.jpg\0photos/a.jpg\0", ["photos/sub/c.jpg", "photos/a.jpg"]),
+        (b"./photos/sub\n", ["photos/sub/c.jpg", "photos/sub/deep/d.jpg"]),
     ],
-    ids=["lines", "Windows", "find -print0"],
+    ids=["lines", "Windows", "find -print0", "folder"],
 )
-def test_a_list_mirrors_relative_paths_as_they_stand(photos, content):
-    (photos.parent / "list.txt").write_bytes(content)
-    assert found("@list.txt")[0] == ["photos/sub/c.jpg", "photos/a.jpg"]
-
-
-def test_a_listed_folder_is_mirrored(photos):
-    (photos.parent / "list.txt").write_text("./photos/sub\n")
-    assert found("@list.txt")[0] == ["photos/sub/c.jpg", "photos/sub/deep/d.jpg"]
+def test_relative_paths_of_a_list_are_mirrored(photos, content, names):
+    Path("list.txt").write_bytes(content)
+    assert found("@list.txt")[0] == names
 
 
 @pytest.mark.skipif(os.name != "posix", reason="paths")
-def test_nothing_that_a_list_says_leads_out_of_the_output_folder(photos, tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere/x.png").touch()
-    (tmp_path / "elsewhere/out").mkdir()
-    (tmp_path / "elsewhere/out/y.png").touch()
+def test_no_listed_path_leads_out_of_the_output_folder(photos, tmp_path):
+    touch(tmp_path / "elsewhere/x.png", tmp_path / "elsewhere/out/y.png")
     lines = [
         f"{tmp_path}/elsewhere/x.png",
         "photos/../elsewhere/out/y.png",
         "photos/../photos/../photos/sub",
         "photos/a.jpg",
     ]
-    (tmp_path / "list.txt").write_text("\n".join(lines))
-    plans = plan("@list.txt", output=tmp_path / "out")
-    written = [job.output.relative_to(tmp_path / "out").as_posix() for job in plans.jobs]
+    Path("list.txt").write_text("\n".join(lines))
+    written = [job.output.relative_to("out").as_posix() for job in plan("@list.txt").jobs]
     assert written == ["x.png", "y.png", "sub/c.jpg", "sub/deep/d.jpg", "photos/a.jpg"]
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/photos").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    with pytest.raises(PlanError, match="lead out of"):
-        plan("@list.txt", output=tmp_path / "out")
+    Path("out").mkdir()
+    Path("out/photos").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    with pytest.raises(PlanError, match="outside of"):
+        plan("@list.txt")
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
-def test_what_is_listed_and_cannot_be_read_is_told_and_the_rest_restored(photos, tmp_path):
-    os.mkfifo(tmp_path / "pipe.png")
-    (tmp_path / "list.txt").write_text("\n".join(["none.png", "pipe.png", "x" * 5000, "@list.txt", "photos/a.jpg"]))
-    names, sources = found("@list.txt")
+@needs_pipes
+def test_listed_paths_that_cannot_be_read_are_reported(photos):
+    os.mkfifo("pipe.png")
+    Path("list.txt").write_text("\n".join(["none.png", "pipe.png", "x" * 5000, "@list.txt", "photos/a.jpg"]))
+    names, unreadable = found("@list.txt")
     assert names == ["photos/a.jpg"]
-    assert [reason for _, reason in sources.unreadable] == [
-        "no such file or folder",
-        "neither a file nor a folder",
-        "no such file or folder",
-        "no such file or folder",
-    ]
+    missing = "no such file or folder"
+    assert [reason for _, reason in unreadable] == [missing, "neither a file nor a folder", missing, missing]
 
 
 @pytest.mark.parametrize(
@@ -143,30 +212,28 @@ def test_what_is_listed_and_cannot_be_read_is_told_and_the_rest_restored(photos,
         ("x" * 5000, "no such file or folder"),
     ],
 )
-def test_an_input_that_is_not_there_is_refused(photos, text, message):
+def test_a_missing_input_is_refused(photos, text, message):
     with pytest.raises(PlanError, match=message):
         found("photos", text)
 
 
-def test_an_input_folder_cannot_be_the_output_folder_however_it_is_named(photos, tmp_path):
-    (tmp_path / "list.txt").write_text("photos\n")
-    for text in ("photos", "photos/*.jpg", "@list.txt"):
-        with pytest.raises(PlanError, match="the output folder is the input folder"):
-            found(text, output="photos")
+@pytest.mark.parametrize("text", ["photos", "photos/*.jpg", "@list.txt"])
+def test_the_input_folder_cannot_be_the_output_folder(photos, text):
+    Path("list.txt").write_text("photos\n")
+    with pytest.raises(PlanError, match="the output folder is the input folder"):
+        found(text, output="photos")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="bytes in names")
-def test_listed_names_that_are_no_text_are_found(photos, tmp_path):
+def test_listed_names_of_undecodable_bytes_are_found(photos):
     name = os.fsdecode(b"caf\xe9 \n.jpg")
-    (photos / name).touch()
-    (tmp_path / "list.txt").write_bytes(os.fsencode(f"photos/{name}") + b"\0")
+    touch(photos / name)
+    Path("list.txt").write_bytes(os.fsencode(f"photos/{name}") + b"\0")
     assert found("@list.txt")[0] == [f"photos/{name}"]
 
 
 def test_shards_hold_each_image_once_and_about_as_many_each(tmp_path):
-    (tmp_path / "in/x").mkdir(parents=True)
-    for k in range(300):
-        (tmp_path / f"in/x/{k:03d}.jpg").touch()
+    touch(*(tmp_path / f"in/x/{k:03d}.jpg" for k in range(300)))
     shares = [plan(tmp_path / "in", output=tmp_path / "out", shard=Shard(i, 3)).jobs for i in range(3)]
     whole = plan(tmp_path / "in", output=tmp_path / "out").jobs
     assert sorted(job for share in shares for job in share) == whole
@@ -174,37 +241,29 @@ def test_shards_hold_each_image_once_and_about_as_many_each(tmp_path):
     assert all(share == sorted(share) for share in shares)
 
 
-def test_whose_an_image_is_does_not_depend_on_the_machine_the_order_or_the_other_images(tmp_path):
-    """Where the folder is mounted, what else lies in it, and how an accent is composed is not the same everywhere."""
+def test_the_shard_of_an_image_depends_on_its_name_only(tmp_path):
+    """It is the same for other mount points, other files beside it, and other compositions of accents."""
     assert [Shard(k, 8).holds(PurePath("x/a.jpg")) for k in range(8)].index(True) == 6
-    assert [Shard(k, 8).holds(PurePath("caf\u00e9.jpg")) for k in range(8)] == [
-        Shard(k, 8).holds(PurePath("cafe\u0301.jpg")) for k in range(8)
-    ]
+    composed, decomposed = PurePath("caf\u00e9.jpg"), PurePath("cafe\u0301.jpg")
+    assert all(Shard(k, 8).holds(composed) == Shard(k, 8).holds(decomposed) for k in range(8))
     owners = {}
     for root, names in (("one", ["a.jpg", "b.jpg"]), ("two", ["0.jpg", "a.jpg", "b.jpg", "c/d.jpg"])):
-        for name in names:
-            (tmp_path / root / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / root / name).touch()
+        touch(*(tmp_path / root / name for name in names))
         for index in range(5):
             for job in plan(tmp_path / root, output=tmp_path / "out", shard=Shard(index, 5)).jobs:
                 owners.setdefault(job.source.name, set()).add(index)
-    assert all(len(found_by) == 1 for found_by in owners.values())
+    assert all(len(indices) == 1 for indices in owners.values())
 
 
-def test_collisions_are_found_whoever_would_restore_them(tmp_path):
-    (tmp_path / "in").mkdir()
-    for name in ("a.gif", "a.png"):
-        (tmp_path / "in" / name).touch()
-    for index in range(2):
-        with pytest.raises(PlanError, match="more than one input"):
-            plan(tmp_path / "in", output=tmp_path / "out", shard=Shard(index, 2))
+@pytest.mark.parametrize("index", [0, 1])
+def test_collisions_are_found_in_every_shard(tmp_path, index):
+    touch(tmp_path / "in/a.gif", tmp_path / "in/a.png")
+    with pytest.raises(PlanError, match="more than one input"):
+        plan(tmp_path / "in", output=tmp_path / "out", shard=Shard(index, 2))
 
 
-def test_what_is_done_counts_for_whose_it_is(tmp_path):
-    for folder in ("in", "out"):
-        (tmp_path / folder).mkdir()
-        for k in range(20):
-            (tmp_path / folder / f"{k}.jpg").touch()
+def test_finished_images_are_counted_in_their_shard(tmp_path):
+    touch(*(tmp_path / folder / f"{k}.jpg" for folder in ("in", "out") for k in range(20)))
     shares = [plan(tmp_path / "in", output=tmp_path / "out", shard=Shard(index, 2)) for index in range(2)]
     assert sum(len(share.done) for share in shares) == 20 and not any(share.jobs for share in shares)
     assert all(share.folders == {tmp_path / "out"} for share in shares)
