@@ -264,7 +264,7 @@ MISTAKES: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
         "levels truncated": ("* levels + 0.5).floor()", "* levels).floor()"),
     },
 }
-"""(file in restore_diff/, file in tests/) -> name of the mistake -> (text that occurs once in the file, replacement)."""
+"""(file in restore_diff/, file in tests/) -> name -> (text that occurs once in the file, replacement)."""
 
 
 def main(argv: list[str]) -> int:
