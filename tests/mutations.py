@@ -210,8 +210,8 @@ MISTAKES: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
     ("training/trainer.py", "training/test_resume"): {
         "running loss not resumed": ("    optimisation.meter.load(checkpoint.progress.meter_totals)\n", ""),
         "optimizer not resumed": (
-            "    load_optimizer_tensors(optimisation.model, optimisation.optimizer, checkpoint.optimizer)\n",
-            "",
+            "load_optimizer_tensors(optimisation.model, optimisation.optimizer, checkpoint.optimizer)",
+            "pass",
         ),
     },
     ("training/optimisation.py", "training/test_muon"): {
