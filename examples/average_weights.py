@@ -1,9 +1,9 @@
-"""The mean of the weights of several runs of one network, of which one began from another, as a weights file.
+"""Average the weights of several runs of one network, where one run started from another.
 
 python examples/average_weights.py runs/a runs/b -o mean.safetensors
 
-Such a mean is often better than each (Wortsman et al., "Model soups", ICML 2022): runs that went different ways from
-the same start lie in one valley of the loss. The config in the file is that of the last.
+The mean is often better than each (Wortsman et al., "Model soups", ICML 2022), because runs from one start lie in the
+same basin of the loss. The file has the config of the last run.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from restore_diff.trained import load_experiment
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("weights", nargs="+", type=Path, help="runs, checkpoints or weights files")
+    parser.add_argument("weights", nargs="+", type=Path, help="run folders, checkpoints or weights files")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.safetensors")
     args = parser.parse_args(argv)
     try:
@@ -31,12 +31,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def average(paths: list[Path], output: Path) -> None:
-    """Raises WeightsError for files that cannot be read or hold different networks."""
+    """Write the mean to `output`. Raises WeightsError for unreadable files or different networks."""
     found = [load_experiment(path) for path in paths]
     _, config, last = found[-1]
     for path, of_path, _ in found:
         if of_path.model != config.model:
-            raise WeightsError(f"{path}: its network (`model`) is not that of {paths[-1]}")
+            raise WeightsError(f"{path}: its network (`model`) differs from that of {paths[-1]}")
     mean = {
         name: torch.stack([weights.tensors[name].float() for _, _, weights in found]).mean(0) for name in last.tensors
     }

@@ -1,8 +1,8 @@
-"""The picture that opens the README: four weathers rendered on photographs of scikit-image, above; restored, below.
+"""Make the picture of the README: four weathers rendered on photographs of scikit-image (top), and restored (bottom).
 
 python examples/before_after.py docs/images/all_weather.jpg
 
-The weights are those that ship with the package; they were not trained on these photographs.
+The shipped weights were not trained on these photographs.
 """
 
 import sys
@@ -28,8 +28,8 @@ def main(path: str) -> None:
         assert render is not None
         degraded = render(clean, [seed + 7])
         rows.append((degraded[0], restorer.restore(degraded, [weather])[0]))
-    above, below = zip(*rows, strict=True)
-    save_image(make_grid([*above, *below], nrow=len(SCENES), padding=4, pad_value=1), path)
+    top, bottom = zip(*rows, strict=True)
+    save_image(make_grid([*top, *bottom], nrow=len(SCENES), padding=4, pad_value=1), path)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Checkpoints of examples/train_sharded.py: each process writes its part, in safetensors; none of it is pickled."""
+"""Checkpoints of examples/train_sharded.py: each process writes its part as safetensors, without pickle."""
 
 import json
 from pathlib import Path
@@ -29,20 +29,20 @@ MANIFEST = "manifest.json"
 
 
 class ShardedCheckpoints:
-    """The checkpoints in a folder, one folder each. All processes call each method together, but `kept`."""
+    """The checkpoints in a folder, one folder each. All processes must call each method except `kept`."""
 
     def __init__(self, folder: Path, config: ExperimentConfig, processes: Processes):
         self._folder, self._config, self._processes = folder, config, processes
 
     def save(self, step: int, tensors: dict[str, Tensor]) -> None:
-        """Each process writes its part, the first publishes all by one rename. Raises TrainingStopped."""
+        """Write all parts; the first process publishes them by one rename. Raises TrainingStopped."""
         final = self._folder / f"{step:08d}"
         partial = self._folder / f"{PARTIAL}{final.name}"
         try:
             if self._processes.is_first:
                 partial.mkdir(parents=True)
             self._processes.wait()
-            # Of the writers of torch, the one that uses no pickle.
+            # The only writer of torch without pickle.
             save(tensors, storage_writer=HuggingFaceStorageWriter(str(partial), save_distributed=True))
             if self._processes.is_first:
                 manifest = {"step": step, "config": to_dict(self._config), "files": _sizes(partial)}
@@ -57,9 +57,9 @@ class ShardedCheckpoints:
         self._processes.wait()
 
     def newest(self, log: RunLog | Silence) -> tuple[int, str]:
-        """The step of the newest complete checkpoint, 0 without one, and what has changed of its config.
+        """Return the step of the newest complete checkpoint, 0 without one, and the changes of its config.
 
-        Raises ConfigChanged where that makes another experiment of it, NoIntactCheckpoint where all are damaged.
+        Raises ConfigChanged for changes that are not allowed, NoIntactCheckpoint where all checkpoints are damaged.
         """
         found = newest_valid(self._folder, read_manifest, log.line) if self._processes.is_first else None
         manifest = self._processes.gather(found)[0]
@@ -69,7 +69,7 @@ class ShardedCheckpoints:
         return manifest["step"], changes
 
     def load(self, step: int, tensors: dict[str, Tensor]) -> None:
-        """Fill these in place, whatever number of processes saved them. Raises DamagedCheckpoint."""
+        """Fill the tensors in place, from any number of saved parts. Raises DamagedCheckpoint."""
         path = self._folder / f"{step:08d}"
         try:
             load(tensors, storage_reader=HuggingFaceStorageReader(str(path)))
@@ -77,21 +77,21 @@ class ShardedCheckpoints:
             raise DamagedCheckpoint(path, "a part", _reason(error)) from error
 
     def tidy(self, step: int, log: RunLog | Silence) -> None:
-        """Remove what a run that goes on from `step` leaves behind."""
+        """Remove partial and later checkpoints before resuming from `step`."""
         if self._processes.is_first:
             tidy(self._folder, step, log.line)
 
     def kept(self) -> str:
-        """What there is to go on from."""
+        """Describe the newest checkpoint for an error message."""
         return newest_kept(self._folder)
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any]:
-    """Raises DamagedCheckpoint where a file is missing or has another length. Contents have no checksums."""
+    """Raise DamagedCheckpoint where a file is missing or has another length; contents have no checksums."""
     try:
         manifest = json.loads(read_at_most(checkpoint / MANIFEST, MAX_STATE_BYTES))
         if manifest["files"] != _sizes(checkpoint) or manifest["step"] != int(checkpoint.name):
-            raise ValueError("files or their lengths are not those that were saved")
+            raise ValueError("files or their lengths differ from the saved ones")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpoint(checkpoint, MANIFEST, error) from error
     return manifest

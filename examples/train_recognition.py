@@ -1,6 +1,6 @@
 """Train the weather head of a network, alone, on rendered weather, and write a weights file.
 
-python examples/train_recognition.py runs/all_weather -o sees.safetensors --num-steps 4000 data.train=PHOTOGRAPHS data.crop_size_px=320
+python examples/train_recognition.py runs/all_weather -o sees.safetensors data.train=PHOTOGRAPHS data.crop_size_px=320
 
 The head reads features of the network at pure noise, the last t, without a hint. The loss is the cross-entropy of each
 label, where it is known. All other weights stay as they are. Settings not given are those of the weights' own config.

@@ -1,10 +1,10 @@
-"""Trains a network whose states do not fit one GPU: weights, gradients, averages and moments are sharded by FSDP2.
+"""Train a network whose states do not fit one GPU: FSDP2 shards weights, gradients, averages and moments.
 
 torchrun --standalone --nproc-per-node=2 examples/train_sharded.py --cfg derain.yaml --cfg sizes/large.yaml
 
-A plain loop, with the batches, noise levels, noise, loss and rates of train.py. It neither validates nor tests: score
-runs/NAME/weights.safetensors, written at the end, with test.py --ckpt. The same command again goes on from the newest
-checkpoint in runs/NAME/sharded/, on any number of processes that divides the batch; a signal ends it without saving.
+A plain loop with the batches, noise levels, noise, loss and rates of train.py, without validation and test: score the
+final runs/NAME/weights.safetensors with test.py --ckpt. The same command resumes from the newest checkpoint in
+runs/NAME/sharded/, on any number of processes that divides the batch; a signal ends it without saving.
 """
 
 import argparse
@@ -46,28 +46,28 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--cfg", action="append", required=True, metavar="FILE", help="as for train.py")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="win over the files")
-    parser.add_argument("--fresh", action="store_true", help="start anew; an earlier run of this name is set aside")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="override the files")
+    parser.add_argument("--fresh", action="store_true", help="start a new run; an earlier run of this name is renamed")
     parser.add_argument("--device", type=device, default="auto", metavar="auto|cpu|cuda")
     args = parser.parse_intermixed_args()
-    speaks = True
+    is_first = True
     try:
         config = load_config(args.cfg, args.overrides)
         with logging_to_console(), sharing() as share, printing(share.is_first):
             place = _device(args.device, config, share.num_ranks)
             processes = Processes(share.rank, share.num_ranks, place)
-            speaks = processes.is_first  # from here on it hears of what any process raises
+            is_first = processes.is_first  # the first process reports the errors of all
             with processes.together():
                 train(config, args.fresh, place, processes)
         return OK
     except (TrainingStopped, OtherProcessFailed, *USER_ERRORS) as error:
-        if speaks:
+        if is_first:
             complain("train_sharded.py", error)
         return getattr(error, "exit_code", BAD_USAGE)
 
 
 def train(config: ExperimentConfig, fresh: bool, place: torch.device, processes: Processes) -> None:
-    """From the newest checkpoint to the last step and the weights file."""
+    """Train from the newest checkpoint to the last step and write the weights file."""
     settings = config.training
     pairs, _ = build.training_sets(config)
     with build.settings_of("training"):
@@ -96,11 +96,11 @@ def train(config: ExperimentConfig, fresh: bool, place: torch.device, processes:
         averages = training.whole_averages()
         if processes.is_first:
             save_weights(run.path / "weights.safetensors", averages, to_dict(config), max(start, settings.num_steps))
-        processes.wait()  # torchrun ends all once one has left
+        processes.wait()  # torchrun ends all processes after the first exit
 
 
 class ShardedTraining:
-    """A part of the weights, averages and moments, and what is done with all parts together."""
+    """This process's part of weights, averages and moments, and the steps on all parts together."""
 
     def __init__(
         self, config: ExperimentConfig, place: torch.device, processes: Processes, checkpoints: ShardedCheckpoints
@@ -115,14 +115,14 @@ class ShardedTraining:
         )
 
     def advance(self, num_steps_done: int, batches: Sequence[Batch]) -> tuple[float, float]:
-        """One optimizer step; the loss and the gradient's norm. Raises TrainingStopped before weights go bad."""
+        """Take one optimizer step; return loss and gradient norm. Raises TrainingStopped if one is not finite."""
         settings = self._config.training
         torch.manual_seed(mix(self._config.seed, "dropout", num_steps_done, self._processes.rank))
         self._optimizer.zero_grad()
         mine = torch.zeros((), device=self._place)
         for batch in batches:
             part = self._loss(num_steps_done, batch)
-            (part * self._processes.num).backward()  # FSDP2 takes means over the processes, where a sum belongs
+            (part * self._processes.num).backward()  # FSDP2 averages over processes; the sum is needed
             mine += part.detach()
         norm = nn.utils.clip_grad_norm_(self._model.parameters(), settings.max_gradient_norm)
         loss, gradient_norm = float(self._processes.all_losses(mine).sum()), float(whole(norm))
@@ -136,8 +136,9 @@ class ShardedTraining:
         return loss, gradient_norm
 
     def _loss(self, num_steps_done: int, batch: Batch) -> Tensor:
-        """The part of the global batch's mean loss that comes from these samples."""
+        """Return these samples' contribution to the mean loss of the global batch."""
         config, total = self._config, self._config.training.batch_size
+        assert batch.degraded is not None
         both = (images.to(self._place, memory_format=torch.channels_last) for images in (batch.clean, batch.degraded))
         clean, degraded = (to_model_range(each) for each in both)
         first, num = batch.positions[0] - num_steps_done * total, len(batch.positions)
@@ -152,7 +153,7 @@ class ShardedTraining:
         self._checkpoints.save(step, self._tensors())
 
     def resume(self, log: RunLog | Silence) -> int:
-        """Load the newest complete checkpoint, of any number of processes; the steps done. Raises ConfigChanged."""
+        """Load the newest complete checkpoint and return its step, 0 without one. Raises ConfigChanged."""
         step, changes = self._checkpoints.newest(log)
         if step:
             shards = dict(self._model.named_parameters())
@@ -165,23 +166,23 @@ class ShardedTraining:
         return step
 
     def _tensors(self) -> dict[str, Tensor]:
-        """All that a checkpoint keeps. The optimizer's step counters are the number of steps done."""
+        """Tensors of a checkpoint, without the optimizer's step counters, which equal the step."""
         moments = optimizer_tensors(self._model, self._optimizer)
         groups = {"model": self._model.state_dict(), "ema": self._ema.weights, "optimizer": moments}
         named = {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
         return {name: tensor for name, tensor in named.items() if not name.endswith("/step")}
 
     def whole_averages(self) -> dict[str, Tensor]:
-        """The averaged weights, gathered one by one, on the CPU of the first process; empty on the others."""
+        """Gather the averaged weights one by one on the CPU of the first process; empty on the others."""
         gathered = ((name, whole(part)) for name, part in self._ema.weights.items())
         return {name: tensor.cpu() for name, tensor in gathered if self._processes.is_first}
 
 
 def sharded(model: nn.Module, place: torch.device) -> nn.Module:
-    """The network, each process holding a part of each weight. It is moved to the device block by block."""
+    """Shard each weight over the processes and move the network to the device block by block."""
     group: Any = distributed.new_group(backend="nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
     mesh = DeviceMesh.from_group(group, place.type)
-    # Not UpBlock: it takes skips off its caller's list, of which FSDP2 would hand it a copy.
+    # Not UpBlock: it removes skips from its caller's list, and FSDP2 would pass a copy.
     blocks = [module for module in model.modules() if isinstance(module, ResidualBlock | SelfAttention)]
     for module in (*blocks, model):
         fully_shard(module, mesh=mesh)
@@ -189,7 +190,7 @@ def sharded(model: nn.Module, place: torch.device) -> nn.Module:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All processes' parts of a tensor; they all have to ask for it."""
+    """Gather a tensor from all processes; all must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -197,11 +198,13 @@ def _device(name: str, config: ExperimentConfig, num_processes: int) -> torch.de
     """Raises DeviceError, ConfigError."""
     place = build.select_device(name)
     if num_processes == 1 or place.type == "mps" or place.index is not None:
-        raise build.DeviceError("needs several processes, started with torchrun, on cuda, a GPU each, or on cpu")
+        raise build.DeviceError("needs several processes, started with torchrun, on cpu or on cuda with a GPU each")
     if config.training.precision == "float16" or config.training.compile or config.training.optimizer == "muon":
-        raise ConfigError(["training: float16, compile and muon are not for sharded training"])
+        raise ConfigError(["training: sharded training does not support float16, compile and muon"])
+    if not config.model.condition_channels:
+        raise ConfigError(["model.condition_channels: sharded training needs a degraded image"])
     if config.model.hint:
-        raise ConfigError(["model.hint: sharded training does not tell the network the weather"])
+        raise ConfigError(["model.hint: sharded training does not support weather labels"])
     return place
 
 

@@ -79,7 +79,7 @@ class Batch:
     """One grey image."""
 
     clean = degraded = torch.full((1, 3, 16, 16), 0.5)
-    positions, names = (0,), ("grey",)
+    positions, names, weathers = (0,), ("grey",), (None,)
 
     def __init__(self, step: int):
         self.positions = [step]

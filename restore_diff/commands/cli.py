@@ -12,10 +12,10 @@ COMMANDS = {
     "doctor": ("doctor", "check this machine, or a data set"),
     "render": ("render", "render weather on clean photographs and write the pairs"),
     "shard": ("shard", "pack many small files into few zip files, for network disks"),
-    "import-ckpt": ("import_ckpt", "convert a checkpoint of another program"),
+    "import-ckpt": ("export:import_main", "convert a checkpoint of another program"),
     "export": ("export", "export weights for other programs"),
 }
-"""Command -> (module in restore_diff.commands, help)."""
+"""Command -> (module in restore_diff.commands, with `:function` if that is not `main`; help)."""
 USAGE = "usage: restore-diff COMMAND ...   (restore-diff COMMAND --help)\n\n" + "\n".join(
     f"  {name:12}  {text}" for name, (_, text) in COMMANDS.items()
 )
@@ -32,8 +32,9 @@ def main(argv: list[str] | None = None) -> int:
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(COMMANDS)}"
         print(f"restore-diff: unknown command {argv[0][:80]!r}; {hint}", file=sys.stderr)
         return 2
-    module = importlib.import_module(f"restore_diff.commands.{COMMANDS[argv[0]][0]}")
-    return module.main(argv[1:])
+    module, _, function = COMMANDS[argv[0]][0].partition(":")
+    command = getattr(importlib.import_module(f"restore_diff.commands.{module}"), function or "main")
+    return command(argv[1:])
 
 
 if __name__ == "__main__":

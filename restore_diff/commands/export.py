@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from restore_diff.checkpoint import Weights
     from restore_diff.config import ExperimentConfig
 
-EXPORT = "restore_diff export"
-IMPORT = "restore_diff import-ckpt"
+EXPORT = "restore-diff export"
+IMPORT = "restore-diff import-ckpt"
 
 
 def main(argv: list[str]) -> int:

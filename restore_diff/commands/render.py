@@ -1,4 +1,4 @@
-"""restore-diff render: clean photographs go in, pairs of them with rendered weather come out."""
+"""restore-diff render: write pairs of clean photographs and rendered weather."""
 
 import argparse
 import sys
@@ -23,12 +23,12 @@ def main(argv: list[str] | None = None) -> int:
 
         return render(config, args)
     except KeyboardInterrupt:
-        complain(PROGRAM, "interrupted; the same command goes on from here")
+        complain(PROGRAM, "interrupted; run the same command again to continue")
         return INTERRUPTED
 
 
 def _overrides(args: argparse.Namespace) -> list[str]:
-    """Those of the command line, and what --weather and --seed stand for."""
+    """Return the overrides of the command line with those of --weather and --seed."""
     overrides = list(args.overrides)
     if args.weather is not None:
         shares = ", ".join(f"{kind}: 1" for kind in COMBINATIONS)
@@ -42,8 +42,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Render weather on clean photographs and write the pairs OUT/input/NAME.png, OUT/target/NAME.png, "
-        "which data.train=OUT reads. What is rendered already is skipped.",
-        epilog="exit codes: 0 all rendered, 2 bad usage, config or files, 3 some photographs failed (listed at the "
+        "which data.train=OUT reads. Existing pairs are skipped.",
+        epilog="exit codes: 0 all rendered, 2 wrong usage, config or files, 3 some photographs failed (listed at the "
         "end), 130 interrupted",
         allow_abbrev=False,
     )
@@ -52,34 +52,34 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--weather",
         choices=(*COMBINATIONS, "all"),
-        help="all: any of them, drawn for each picture (default: data.weather of the config)",
+        help="all: draw one for each image; other kinds: data.weather=NAME (default: data.weather of the config)",
     )
-    parser.add_argument("--cfg", metavar="FILE", help="a YAML file, looked for here and in configs/")
+    parser.add_argument("--cfg", metavar="FILE", help="a YAML file, searched here and in configs/")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="e.g. data.rain.density=[0.01,0.02]")
     parser.add_argument(
         "--copies",
         type=count(1, 10_000),
         default=1,
         metavar="N",
-        help="pictures of each photograph, NAME_0, NAME_1, ... if there are several (default 1)",
+        help="number of images per photograph; several are named NAME_0, NAME_1, ... (default: 1)",
     )
-    parser.add_argument("--seed", type=count(0), metavar="N", help="another seed gives other weather (default 0)")
+    parser.add_argument("--seed", type=count(0), metavar="N", help="seed of the weather (default: 0)")
     parser.add_argument("--depth", type=path, metavar="FOLDER", help="depth maps for haze, of the same names and sizes")
-    parser.add_argument("--limit", type=count(1), metavar="N", help="take the first N photographs only")
+    parser.add_argument("--limit", type=count(1), metavar="N", help="render only the first N photographs")
     parser.add_argument("--device", type=device, default="auto", metavar="auto|cpu|cuda[:N]|mps")
-    parser.add_argument("--overwrite", action="store_true", help="render again what is there")
-    parser.add_argument("--dry-run", action="store_true", help="list what would be written, and where")
+    parser.add_argument("--overwrite", action="store_true", help="render existing pairs again")
+    parser.add_argument("--dry-run", action="store_true", help="list the files that would be written")
     parser.add_argument(
         "--contact-sheet",
         type=path,
         metavar="FILE",
-        help="write a picture that shows what each setting does over its range, on the first photograph of IN or, "
-        "without -i, on one of scikit-image; pairs are then written only with -o",
+        help="write an image that shows each setting over its range, on the first photograph of IN or, without -i, "
+        "on one of scikit-image; pairs are then written only with -o",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print failures only")
     args = parser.parse_intermixed_args(argv)
     if args.output is None and args.contact_sheet is None:
-        parser.error("where to? Give -o OUT, or --contact-sheet FILE")
+        parser.error("no output: give -o OUT or --contact-sheet FILE")
     if args.output is not None and args.input is None:
         parser.error("-o needs -i: the clean photographs")
     return args

@@ -178,7 +178,7 @@ def validation(
 
 def _panel(shown: Sequence[tuple[Pair, Tensor]]) -> Tensor:
     """Grid of degraded | restored | clean, center-cropped to a common size."""
-    rows = [(pair.degraded, restored, pair.clean) for pair, restored in shown]
+    rows = [(pair.degraded, restored, pair.clean) for pair, restored in shown if pair.degraded is not None]
     size = [min(PANEL_PX, *(row[0].shape[axis] for row in rows)) for axis in (1, 2)]
     return make_grid([center_crop(image, size) for row in rows for image in row], nrow=3, padding=4, pad_value=1.0)
 
@@ -251,7 +251,8 @@ def _score_finished(args: argparse.Namespace, share: Share) -> int:
     protocols = build.protocols(config, ())
     lpips = build.lpips(config, args.lpips_weights, args.download)
     scorer = build.scorer(protocols, lpips, args.metrics or METRICS)
-    rows = score_folders(args.pred, args.target, scorer, args.allow_jpeg, args.crop_to_min, share)
+    allowed = {"allow_jpeg": args.allow_jpeg, "may_crop": args.crop_to_min}
+    rows = score_folders(args.pred, args.target, scorer, **allowed, share=share)
     report = Report(str(args.pred), rows, protocols, lpips)
     folder = args.out or set_folder(Path("scores"), str(args.pred))
     if share.is_first:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,11 +71,12 @@ class DataSet:
 
     def duplicates(self) -> list[Match]:
         """Matches among `clean`, with a progress bar."""
-        prints = list(self.clean().values())
-        with tqdm(
-            total=len(prints), unit="picture", desc=f"{self.label}: duplicates", leave=False, disable=None
-        ) as bar:
-            return find_matches(prints, None, bar.update)
+        return _matches(list(self.clean().values()), None, f"{self.label}: duplicates")
+
+
+def _matches(first: list[Fingerprint], second: list[Fingerprint] | None, label: str) -> list[Match]:
+    with tqdm(total=len(second or first), unit="picture", desc=label, leave=False, disable=None) as bar:
+        return find_matches(first, second, bar.update)
 
 
 def data_sets(source: str, root: Path, num_threads: int) -> Iterator[DataSet]:
@@ -136,17 +137,11 @@ def _survey(pairs: Iterable[PairPath], num_threads: int, bar: tqdm) -> Survey:
         by_clean.setdefault(pair.clean, []).append(pair)
     found = Survey()
     with ThreadPoolExecutor(num_threads) as pool:  # Pillow and numpy release the interpreter lock
-        waiting = [pool.submit(_read_group, clean, group) for clean, group in by_clean.items()]
-        try:
-            for done in as_completed(waiting):
-                part = done.result()
-                found.pictures |= part.pictures
-                found.unreadable |= part.unreadable
-                found.psnr |= part.psnr
-                bar.update(len(part.pictures) + len(part.unreadable))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for part in pool.map(_read_group, by_clean, by_clean.values()):  # an interrupt cancels the rest
+            found.pictures |= part.pictures
+            found.unreadable |= part.unreadable
+            found.psnr |= part.psnr
+            bar.update(len(part.pictures) + len(part.unreadable))
     return found
 
 
@@ -177,8 +172,7 @@ def _read(path: Path, found: Survey) -> np.ndarray | None:
 def check_leaks(first: DataSet, second: DataSet) -> Iterator[Check]:
     """Find clean pictures that are in both sets. Equal pictures are a failure unless both sets are of one split."""
     subject, ours, theirs = f"{first.label} / {second.label}", first.clean(), second.clean()
-    with tqdm(total=len(theirs), unit="picture", desc=f"{subject}: leaks", leave=False, disable=None) as bar:
-        matches = find_matches(list(ours.values()), list(theirs.values()), bar.update)
+    matches = _matches(list(ours.values()), list(theirs.values()), f"{subject}: leaks")
     equal = [match for match in matches if match.kind != "same scene"]
     text = f"{len({match.second for match in equal})} of {len(theirs)} clean pictures of {second.label} are also in "
     named = _described(equal, list(ours), list(theirs))

@@ -122,6 +122,7 @@ class Evaluator:
         rows: list[Row] = []
         for index in positions:
             pair = dataset[index]
+            assert pair.degraded is not None, "a test set has a degraded image for each pair"
             clean = quantize(pair.clean[None].to(self.device))[0]
             degraded = quantize(pair.degraded[None].to(self.device))[0]
             input_scores = {column + INPUT: score for column, score in self.scorer(degraded, clean).items()}
@@ -134,6 +135,7 @@ class Evaluator:
 
     def restored(self, pair: Pair, seed: int = 0) -> Tensor | None:
         """Restore one image: uint8 (3, H, W) on the evaluator's device; None if it is not finite."""
+        assert pair.degraded is not None
         try:
             images = self.restore(pair.degraded[None].to(self.device), [pair.name], seed)
         except FloatingPointError:

@@ -22,7 +22,7 @@ from restore_diff.metrics.perceptual import MetricUnavailable
 
 
 def score_folders(
-    pred: Path, target: Path, scorer: Scorer, allow_jpeg: bool = False, may_crop: bool = False, share: Share = WHOLE
+    pred: Path, target: Path, scorer: Scorer, *, allow_jpeg: bool = False, may_crop: bool = False, share: Share = WHOLE
 ) -> list[Row]:
     """Score each image of `pred` against the image of the same name in `target`; one row per image.
 

@@ -73,7 +73,7 @@ def draw_panel(
 
 def _line(pair: Pair, example: Example, restored: Callable[[Pair, int], Tensor | None]) -> Tensor:
     levels = restored(pair, example.row.seed)
-    assert levels is not None, "an image with a score was finite"
+    assert levels is not None and pair.degraded is not None, "an image with a score was finite"
     image = levels.cpu() / 255
     error = (image - pair.clean).abs() * ERROR_SCALE
     tiles = torch.stack([_shrunk(tile.clamp(0, 1)) for tile in (pair.degraded, image, pair.clean, error)])

@@ -58,6 +58,7 @@ def sampling_metadata(config: ExperimentConfig, alpha_bar: Tensor, size_multiple
         "size_multiple": size_multiple,
         "range": [-1, 1],
         "channels": "RGB",
+        "codec": config.codec.name,
         "sampler": plain["sampler"],
         "tiling": plain["tiling"],
         "step": step,
@@ -70,6 +71,8 @@ def to_onnx(model: Network, metadata: dict[str, Any]) -> Exported:
     Raises OnnxError where a package is missing, the network is too large, or the difference exceeds TOLERANCE.
     """
     require_onnx()
+    if not model.config.condition_channels:
+        raise OnnxError("model.condition_channels is 0: export onnx needs a network with a degraded image")
     if sum(tensor.nbytes for tensor in model.state_dict().values()) > MAX_WEIGHT_BYTES:
         raise OnnxError("the network is too large: an ONNX file holds at most 2 GiB")
     with _quiet():
@@ -85,20 +88,14 @@ def to_onnx(model: Network, metadata: dict[str, Any]) -> Exported:
 
 def _traced(model: Network, metadata: dict[str, Any]) -> bytes:
     multiple, dim = model.size_multiple, torch.export.Dim
-    height, width = (
-        dim(name) if multiple == 1 else multiple * dim(f"{name}_div_{multiple}") for name in ("height", "width")
-    )
-    images = {0: dim("batch"), 2: height, 3: width}
+    images = {0: dim("batch"), 2: dim("height"), 3: dim("width")}
+    if multiple > 1:
+        images |= {2: multiple * dim(f"height_div_{multiple}"), 3: multiple * dim(f"width_div_{multiple}")}
+    shapes = {"x_t": images, "t": {0: images[0]}, "degraded": images}
+    names = {"input_names": INPUTS, "output_names": ["output"]}
+    inputs = _inputs(model, 2, 2 * multiple, 3 * multiple)
     try:
-        program = torch.onnx.export(
-            model,
-            _inputs(model, 2, 2 * multiple, 3 * multiple),
-            input_names=INPUTS,
-            output_names=["output"],
-            dynamic_shapes={"x_t": images, "t": {0: images[0]}, "degraded": images},
-            dynamo=True,
-            verbose=False,
-        )
+        program = torch.onnx.export(model, inputs, **names, dynamic_shapes=shapes, dynamo=True, verbose=False)
     except torch.onnx.errors.OnnxExporterError as error:
         raise OnnxError(f"torch {torch.__version__} cannot export: {str(error).splitlines()[0]}") from error
     assert program is not None
@@ -114,17 +111,11 @@ def _difference(model: Network, content: bytes) -> float:
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as errors  # type: ignore[attr-defined]
 
+    known = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
     try:
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
         return _largest_difference(model, session)
-    except (
-        errors.Fail,
-        errors.InvalidArgument,
-        errors.InvalidGraph,
-        errors.InvalidProtobuf,
-        errors.NotImplemented,
-        errors.RuntimeException,
-    ) as error:  # no common base class
+    except tuple(getattr(errors, name) for name in known) as error:  # they have no common base class
         reason = str(error).splitlines()[0]
         raise OnnxError(f"onnxruntime {onnxruntime.__version__} cannot run the file: {reason}") from error
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -377,7 +377,8 @@ class Optimisation:
     ):
         self._memory_format = torch.contiguous_format if device.type == "mps" else torch.channels_last
         self._takes_hints = getattr(model, "weather_embedding", None) is not None
-        self._labels = model.config.labels if self._takes_hints else LABELS
+        config_of_model: Any = getattr(model, "config", None)
+        self._labels: Sequence[str] = config_of_model.labels if self._takes_hints else LABELS
         self._codec = codec
         weights = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.model = model.to(device, memory_format=weights).train()  # type: ignore[call-overload]

@@ -1,13 +1,13 @@
-"""Rain streaks on clean photographs, each drawn where it falls, sharp to a fraction of a pixel.
+"""Rain streaks on clean photographs, each drawn at a sub-pixel position.
 
 A drop leaves a streak while the shutter is open. With D its diameter and z its distance, both relative, it falls at
 v ~ D^(1/2), so the streak is D/z wide and v/z long, and adds light in proportion to the time that the drop covers a
 pixel, D/v (Garg & Nayar, "Vision and Rain", IJCV 2007). There are more drops far away than near. Falling drops
 oscillate, which makes streaks uneven (Garg & Nayar, "Photorealistic rendering of rain streaks", SIGGRAPH 2006).
-Instead of drawing them, streaks can be cut out of a folder of pictures.
+Streaks can also be cut out of a folder of textures.
 
-The light S is added to the picture's values as they are, without colour, as in the light-rain benchmarks (Yang et al.,
-"Deep joint rain detection and removal", CVPR 2017), then veiled by mist: (J + S) (1 - veil) + airlight * veil (Li et
+The grey light S is added to the coded values of the image, as in the light-rain benchmarks (Yang et al.,
+"Deep joint rain detection and removal", CVPR 2017), and mist is added: (J + S) (1 - veil) + airlight * veil (Li et
 al., "Heavy rain image restoration", CVPR 2019)."""
 
 import math
@@ -19,20 +19,20 @@ from torch import Tensor
 
 from restore_diff.settings import RainConfig
 from restore_diff.tensors import Images
-from restore_diff.weather.scene import draw_scenes, require_a_seed_each, under_veil
+from restore_diff.weather.scene import add_veil, check_seeds, draw_scenes
 from restore_diff.weather.textures import TextureFolder, pixels_in_reach
 
 MAX_DEVIATION = 2.0
-"""Standard deviations at which the spread of sizes and tilts is cut off, so that the longest streak is known."""
+"""Standard deviations at which the spread of sizes and tilts is cut off, which bounds the longest streak."""
 
 BLUR_REACH = 2.5
-"""Standard deviations of its blur beyond which a streak's light counts as nothing."""
+"""Standard deviations of its blur beyond which the light of a streak is ignored."""
 
 DEFOCUS = 0.3
-"""Blur of a near drop over its width: the camera looks at the scene, not at the drops before it."""
+"""Blur of a near drop over its width: the camera is focused on the scene behind it."""
 
 TEXTURE_SCALES = (0.7, 1.4)
-"""Least and greatest size of the near streaks of a texture, over that in its file."""
+"""Minimum and maximum scale of the near streaks of a texture, relative to its file."""
 
 STREAKS_AT_ONCE = 2048
 """Streaks painted together; bounds the memory that a large photograph needs."""
@@ -40,12 +40,12 @@ STREAKS_AT_ONCE = 2048
 
 @torch.no_grad()
 def render_rain(clean: Images, config: RainConfig, seeds: Sequence[int]) -> Images:
-    """Let it rain on photographs in [0, 1]; result in [0, 1] on the same device. Without a veil light is only added.
+    """Add rain to photographs in [0, 1]; the result is in [0, 1] on the same device. Without a veil, values only grow.
 
-    Result i depends on clean[i] and seeds[i] alone. ValueError when there is no image, or not one seed per image;
-    DataError and ImageError for textures that cannot be read.
+    Result i depends on clean[i] and seeds[i] alone. Raises ValueError unless there is one seed per image and at least
+    one image; DataError and ImageError for textures that cannot be read.
     """
-    require_a_seed_each(clean, seeds)
+    check_seeds(clean, seeds)
     height, width = clean.shape[-2:]
     scenes, randoms = draw_scenes(config, "rain", seeds)
     if config.textures:
@@ -57,7 +57,7 @@ def render_rain(clean: Images, config: RainConfig, seeds: Sequence[int]) -> Imag
         owner = torch.repeat_interleave(torch.tensor([len(streaks.x) for streaks in drawn])).to(clean.device)
         streaks = Streaks(*(torch.cat(parts).to(clean.device) for parts in zip(*drawn, strict=True)))
         light = _paint(streaks, owner, len(clean), height, width).to(clean.dtype)
-    return under_veil(clean + light, scenes)
+    return add_veil(clean + light, scenes)
 
 
 class Streaks(NamedTuple):
@@ -78,7 +78,7 @@ class Streaks(NamedTuple):
 
 
 def _cut(textures: TextureFolder, scene: dict[str, Tensor], height: int, width: int, random: torch.Generator) -> Tensor:
-    """Streaks of a picture, with or without the same farther away: (1, height, width)."""
+    """Cut streaks (1, height, width) out of a texture; half of the scenes add a farther layer at half the scale."""
     size, layers = torch.rand(2, generator=random).tolist()
     near = TEXTURE_SCALES[0] * (TEXTURE_SCALES[1] / TEXTURE_SCALES[0]) ** size
     scales = (near,) if layers < 0.5 else (near, near / 2)
@@ -86,7 +86,7 @@ def _cut(textures: TextureFolder, scene: dict[str, Tensor], height: int, width: 
 
 
 def _draw_streaks(scene: dict[str, Tensor], height: int, width: int, random: torch.Generator) -> Streaks:
-    """Draw a Poisson number of streaks, uniform over an image and as far around as they reach."""
+    """Draw a Poisson number of streaks, uniform over the image and a margin of their maximum reach."""
     largest = torch.exp(MAX_DEVIATION * scene["size_spread"])
     longest, widest = scene["length_px"] * largest.sqrt(), scene["width_px"] * largest
     margin = longest / 2 + widest / 2 + BLUR_REACH * torch.hypot(scene["blur_px"], DEFOCUS * widest)
@@ -94,16 +94,16 @@ def _draw_streaks(scene: dict[str, Tensor], height: int, width: int, random: tor
     num_streaks = int(torch.poisson(scene["density"] * sides.prod(), generator=random))
     middles = torch.rand(num_streaks, 2, generator=random) * sides - margin
     deviations = torch.randn(num_streaks, 2, generator=random).clamp(-MAX_DEVIATION, MAX_DEVIATION)
-    chances = torch.rand(num_streaks, 4, generator=random)
-    return _shape(scene, middles, deviations, chances)
+    draws = torch.rand(num_streaks, 4, generator=random)
+    return _shape(scene, middles, deviations, draws)
 
 
-def _shape(scene: dict[str, Tensor], middles: Tensor, deviations: Tensor, chances: Tensor) -> Streaks:
-    """Turn chances into streaks by the formulas at the head of this file. The density of drops grows as the distance.
+def _shape(scene: dict[str, Tensor], middles: Tensor, deviations: Tensor, draws: Tensor) -> Streaks:
+    """Turn uniform draws into streaks by the formulas of the module docstring. Drop density grows with the distance.
 
-    (In a cone of view it grows as its square; but then far rain is all that is seen, and it belongs to the veil.)
+    (In a cone of view it grows with the square; then far rain dominates, which the veil already models.)
     """
-    nearness, head, cycles, phase = chances.unbind(1)
+    nearness, head, cycles, phase = draws.unbind(1)
     distance = torch.lerp(scene["depth"] ** 2, torch.ones(()), nearness).sqrt()
     diameter = torch.exp(scene["size_spread"] * deviations[:, 0])
     length = scene["length_px"] * diameter.sqrt() / distance
@@ -125,7 +125,7 @@ def _shape(scene: dict[str, Tensor], middles: Tensor, deviations: Tensor, chance
 
 
 def _paint(streaks: Streaks, owner: Tensor, num_images: int, height: int, width: int) -> Images:
-    """Sum of the light of all streaks, where streak k falls in image owner[k]: (num_images, 1, height, width)."""
+    """Sum the light of all streaks, (num_images, 1, height, width); streak k belongs to image owner[k]."""
     light = torch.zeros(num_images * height * width, device=streaks.x.device)
     for parts in zip(*(values.split(STREAKS_AT_ONCE) for values in (owner, *streaks)), strict=True):
         image, part = parts[0], Streaks(*parts[1:])
@@ -138,7 +138,7 @@ def _paint(streaks: Streaks, owner: Tensor, num_images: int, height: int, width:
 
 
 def _light(streaks: Streaks, streak: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """A bar that tapers to its ends, blurred across by a Gaussian: thin streaks come out fainter, as on a sensor."""
+    """Return the light of a bar with tapered ends, blurred across by a Gaussian: thin streaks are fainter."""
     cos, sin = streaks.tilt.cos()[streak], streaks.tilt.sin()[streak]
     right, down = column - streaks.x[streak], row - streaks.y[streak]
     across, along = right * cos - down * sin, right * sin + down * cos

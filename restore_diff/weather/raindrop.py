@@ -1,8 +1,17 @@
-"""Water that sticks to glass: where each drop sits, its outline, and how its surface tilts.
+"""Raindrops on the glass in front of the camera; each shows the scene upside down, reduced and darker.
 
-A drop is a disc whose radius swings with the angle by a few harmonics, stretched downwards by its weight; drops that
-touch flow into one another, as metaballs do (Blinn, "A generalization of algebraic surface drawing", ACM TOG 1982). A
-running drop leaves a trail of small ones above it."""
+The image is (1 - M) B + R with the scene B, the mask M and the light R of the drops (Qian et al., "Attentive generative
+adversarial network for raindrop removal", CVPR 2018). A drop is a lens: it refracts a ray towards its middle by the
+slope of a spherical cap, so that the scene appears inverted and at a wide angle, sky below and ground above (Roser &
+Geiger, "Video-based raindrop detection for improved image registration", ICCV workshops 2009; von Bernuth et al.,
+"Rendering physically correct raindrops on windshields for robustness verification of camera-based object recognition",
+IV 2018). Its upper outline is dark, and the sky makes a bright spot in its lower part. The camera is focused on the
+scene, so R and M are blurred by a disc and B is not (Hao et al., "Learning from synthetic photorealistic raindrop for
+single image raindrop removal", ICCV workshops 2019).
+
+The outline is a disc whose radius varies with the angle by a few harmonics, stretched downwards. Drops that touch merge
+like metaballs (Blinn, "A generalization of algebraic surface drawing", ACM TOG 1982). A running drop leaves a trail of
+small drops above it."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -15,37 +24,58 @@ from torch.nn import functional as F
 
 from restore_diff.settings import RaindropConfig
 from restore_diff.tensors import Images
-from restore_diff.weather.scene import draw_scenes, require_a_seed_each
+from restore_diff.weather.scene import check_seeds, draw_scenes
 
 MAX_DEVIATION = 2.0
-"""Standard deviations at which the spread of sizes is cut off, so that the largest drop is known."""
+"""Standard deviations at which the spread of sizes is cut off, which bounds the largest drop."""
 
 BUMPS = torch.tensor([0.3, 0.2, 0.12])
-"""Greatest share of the radius by which the outline of the most irregular drop swings 2, 3 and 4 times around."""
+"""Maximum amplitude of the harmonics 2, 3 and 4 of the outline, as a share of the radius."""
 
 PULL = 1.35
-"""Radii up to which a drop draws others towards it."""
+"""Reach of the field of a drop, in radii."""
 
 OUTLINE = (1 - 1 / PULL**2) ** 2
-"""Value of a single drop's field at its outline."""
+"""Field of a single drop at its outline."""
 
 TRAIL = torch.linspace(0.55, 0.3, 6)
-"""Radii of the drops of a trail, from its running drop upwards, over that of the running drop."""
+"""Radii of the drops of a trail relative to the running drop, upwards."""
 
 TRAIL_STRETCH = 2.0
 """Height over width of the drops of a trail."""
 
 TRAIL_GAPS = (0.7, 1.2)
-"""Least and greatest distance of the drops of a trail, over their height: below 1 they flow together."""
+"""Minimum and maximum distance of the drops of a trail relative to their height; below 1 they merge."""
 
 TRAIL_START = 0.5
-"""Radii of the running drop between its middle and its trail."""
+"""Distance between the middle of a running drop and its trail, in its radii."""
 
 TRAIL_SWAY = 0.3
-"""Radii of the running drop by which its trail may sway from one of its drops to the next, from left to right."""
+"""Maximum horizontal range between neighbours in a trail, in radii of the running drop."""
 
 DROPS_AT_ONCE = 512
-"""Drops painted together; bounds the memory that a large photograph needs."""
+"""Drops painted together; bounds the memory for large photographs."""
+
+SKY_COLOUR = (0.93, 0.97, 1.0)
+"""RGB of an overcast sky, relative to blue."""
+
+CONTACT_ANGLE_DEG = 60.0
+"""Angle between glass and water at the outline."""
+
+RIM = 4
+"""Exponent of the shading over the distance from the middle of a drop."""
+
+RIM_BELOW = 0.3
+"""Shading of the lower outline relative to the upper one."""
+
+SPOT = (0.45, 0.2)
+"""Slope of the surface at the bright spot relative to the outline, and standard deviation of the slopes in it."""
+
+SHRINK = 4
+"""Drops sample the scene from a copy reduced by this factor; they show it smaller still."""
+
+WINDOW_PX = 512
+"""Side of the windows in which a photograph is rendered; bounds the memory for large ones."""
 
 
 class Drops(NamedTuple):
@@ -60,7 +90,7 @@ class Drops(NamedTuple):
 
 
 class Window(NamedTuple):
-    """A part of a picture, in pixels; it may reach beyond the border."""
+    """Part of an image, in pixels; it may extend beyond the border."""
 
     top: int
     left: int
@@ -69,7 +99,7 @@ class Window(NamedTuple):
 
 
 def draw_drops(scene: dict[str, Tensor], height: int, width: int, random: torch.Generator) -> Drops:
-    """Draw drops of a scene's settings, evenly over a picture and as far around it as they and their blur reach."""
+    """Draw the drops of a scene, evenly over the image and a margin of their maximum reach and blur."""
     largest = scene["radius_px"] * torch.exp(MAX_DEVIATION * scene["size_spread"])
     reach = PULL * (1 + scene["irregularity"] * BUMPS.sum()) * scene["elongation"].sqrt()
     trail = TRAIL_START + 2 * TRAIL.sum() * math.sqrt(TRAIL_STRETCH) * TRAIL_GAPS[1]
@@ -78,20 +108,20 @@ def draw_drops(scene: dict[str, Tensor], height: int, width: int, random: torch.
     middles = _scatter(_density(scene), sides, random) - margin
     num_drops = len(middles)
     deviations = torch.randn(num_drops, generator=random).clamp(-MAX_DEVIATION, MAX_DEVIATION)
-    chances = torch.rand(num_drops, 2, generator=random)
+    draws = torch.rand(num_drops, 2, generator=random)
     drops = Drops(
         *middles.unbind(1),
         radius=scene["radius_px"] * torch.exp(scene["size_spread"] * deviations),
-        stretch=scene["elongation"] ** chances[:, 0],
+        stretch=scene["elongation"] ** draws[:, 0],
         bumps=scene["irregularity"] * BUMPS * torch.rand(num_drops, len(BUMPS), generator=random),
         phases=2 * math.pi * torch.rand(num_drops, len(BUMPS), generator=random),
     )
-    running = Drops(*(values[chances[:, 1] < scene["running"]] for values in drops))
+    running = Drops(*(values[draws[:, 1] < scene["running"]] for values in drops))
     return Drops(*(torch.cat(parts) for parts in zip(drops, _trail(running, random), strict=True)))
 
 
 def _scatter(density: Tensor, sides: Tensor, random: torch.Generator) -> Tensor:
-    """Places (x, y) of drops, one in each square of a grid that lies anywhere; were all free, more would meet."""
+    """Positions (x, y) of drops, one per square of a randomly shifted grid; fewer overlap than if independent."""
     spacing = density.clamp(min=1e-9).rsqrt()
     columns, rows = (torch.arange(int(side / spacing) + 2) for side in sides)
     squares = torch.cartesian_prod(columns, rows) - torch.rand(2, generator=random)
@@ -102,8 +132,8 @@ def _scatter(density: Tensor, sides: Tensor, random: torch.Generator) -> Tensor:
 def _density(scene: dict[str, Tensor]) -> Tensor:
     """Drops per pixel.
 
-    Drops of mean area a that never meet cover density * a of the glass, drops at free places 1 - exp(-density * a).
-    Those of `_scatter` meet about half as often as at free places: the mean of both densities is within some 5 %.
+    Drops of mean area a that never overlap cover density * a of the glass, independent drops 1 - exp(-density * a).
+    Those of `_scatter` overlap about half as often as independent ones: the mean of both densities is within 5 %.
     """
     quantiles = math.sqrt(2) * torch.erfinv(torch.linspace(-0.99, 0.99, 100))
     squares = torch.exp(2 * scene["size_spread"] * quantiles.clamp(-MAX_DEVIATION, MAX_DEVIATION)).mean()
@@ -112,7 +142,7 @@ def _density(scene: dict[str, Tensor]) -> Tensor:
 
 
 def _trail(running: Drops, random: torch.Generator) -> Drops:
-    """The drops that running ones left above them; along one trail they flow together, along another they do not."""
+    """Drops of the trails above running drops; whether they merge varies by trail."""
     size = (len(running.x), len(TRAIL))
     sway = torch.rand(size, generator=random) - 0.5
     gaps = torch.empty(size[0], 1).uniform_(*TRAIL_GAPS, generator=random)
@@ -129,7 +159,7 @@ def _trail(running: Drops, random: torch.Generator) -> Drops:
 
 
 class Water(NamedTuple):
-    """Drops as they lie in a window."""
+    """Maps of the drops in a window."""
 
     covers: Tensor  # (images, 1, height, width): share of a pixel that is under water
     rim: Tensor  # likewise: distance from the middle of a drop, 1 at its outline
@@ -137,7 +167,7 @@ class Water(NamedTuple):
 
 
 def pour(drops: Drops, owner: Tensor, num_images: int, window: Window) -> Water:
-    """Where the drops lie, of which drop k belongs to image owner[k]."""
+    """Map the drops; drop k belongs to image owner[k]."""
     corner, sides = _boxes(drops, window)
     seen = (sides > 0).all(1)
     rows = (values[seen].split(DROPS_AT_ONCE) for values in (owner, corner, sides, *drops))
@@ -159,7 +189,7 @@ def _surface(pull: Tensor, volume: Tensor, moment: Tensor) -> Water:
 
 
 def _boxes(drops: Drops, window: Window) -> tuple[Tensor, Tensor]:
-    """Upper left corner and sides, (drops, 2) each, of what every drop may change in a window; no side below 0."""
+    """Upper left corner and sides, (drops, 2) each, of the bounding box of each drop, clipped to the window."""
     reach = PULL * drops.radius * (1 + drops.bumps.sum(1))
     half = torch.stack([reach * drops.stretch.sqrt(), reach / drops.stretch.sqrt()], 1)
     middle = torch.stack([drops.y - window.top, drops.x - window.left], 1)
@@ -179,9 +209,9 @@ def _pixels(corner: Tensor, sides: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _pull(drops: Drops, drop: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """A drop's field at a pixel, its weight where drops meet, and that times the place in it, right, down: (pixels, 4).
+    """Field of a drop at a pixel, its weight, and the weight times the position (right, down): (pixels, 4).
 
-    The weight grows as the drop's volume, so that a large drop swallows small ones.
+    The weight is proportional to the volume, so that a large drop absorbs small ones.
     """
     radius, stretch = drops.radius[drop], drops.stretch[drop].sqrt()
     right = (column - drops.x[drop]) / radius * stretch
@@ -196,48 +226,14 @@ def _pull(drops: Drops, drop: Tensor, row: Tensor, column: Tensor) -> Tensor:
     return torch.stack([pull, volume, volume * right, volume * down], 1)
 
 
-# Raindrops on the glass before the camera, through each of which the scene is seen upside down, small and dim.
-#
-# The picture is (1 - M) B + R: what the drops leave of the scene B, and their own light R (Qian et al., "Attentive
-# generative adversarial network for raindrop removal", CVPR 2018). A drop is a lens: a ray through it is bent towards the
-# drop's middle by its thickness' slope, that of a spherical cap, so that the scene appears inverted and at a wide angle,
-# with the sky below and the ground above (Roser & Geiger, "Video-based raindrop detection for improved image
-# registration", ICCV workshops 2009; von Bernuth et al., "Rendering physically correct raindrops on windshields for
-# robustness verification of camera-based object recognition", IV 2018). Its upper outline is dark, and the sky leaves a
-# bright spot in its lower part. The camera looks at the scene: the drops' light and their M are blurred to a disc, the
-# scene is not (Hao et al., "Learning from synthetic photorealistic raindrop for single image raindrop removal", ICCV
-# workshops 2019).
-
-SKY_COLOUR = (0.93, 0.97, 1.0)
-"""That of an overcast sky, relative to its blue."""
-
-CONTACT_ANGLE_DEG = 60.0
-"""Between glass and water at a drop's outline."""
-
-RIM = 4
-"""Power of the distance from a drop's middle by which its shading grows."""
-
-RIM_BELOW = 0.3
-"""Shading of the lower outline, over that of the upper one."""
-
-SPOT = (0.45, 0.2)
-"""Slope of the surface where the bright spot is, over that at the outline, and standard deviation of slopes in it."""
-
-SHRINK = 4
-"""The scene is looked up in a copy as many times smaller; in a drop it appears smaller still."""
-
-WINDOW_PX = 512
-"""Side of the windows in which a photograph is rendered; bounds the memory that a large one needs."""
-
-
 @torch.no_grad()
 def render_raindrops(clean: Images, config: RaindropConfig, seeds: Sequence[int]) -> Images:
-    """Put drops before RGB photographs in [0, 1]; result in [0, 1] on the same device. Between drops nothing changes.
+    """Add raindrops to RGB photographs in [0, 1]; the result is in [0, 1] on the same device.
 
-    Result i depends on clean[i] and seeds[i] alone. What a drop shows from beyond the border is the picture mirrored.
-    ValueError when there is no image, or not one seed per image.
+    Pixels between drops stay unchanged. Result i depends on clean[i] and seeds[i] alone. Beyond the border, drops show
+    the mirrored image. Raises ValueError unless there is one seed per image and at least one image.
     """
-    require_a_seed_each(clean, seeds)
+    check_seeds(clean, seeds)
     height, width = clean.shape[-2:]
     scenes, randoms = draw_scenes(config, "raindrop", seeds)
     drops = [draw_drops(scene, height, width, random) for scene, random in zip(scenes, randoms, strict=True)]
@@ -263,7 +259,7 @@ def _windows(height: int, width: int) -> Iterator[Window]:
 
 
 def _shrink(clean: Images, smear_px: Tensor, largest_px: float) -> Images:
-    """A small copy, blurred by a Gaussian whose standard deviation is `smear_px` of the large one's pixels."""
+    """Return a reduced copy, blurred by a Gaussian of standard deviation `smear_px` (pixels of the large image)."""
     height, width = clean.shape[-2:]
     small = F.adaptive_avg_pool2d(clean, (math.ceil(height / SHRINK), math.ceil(width / SHRINK)))
     sigma = smear_px.view(-1, 1).expand(-1, 2) / SHRINK
@@ -271,10 +267,10 @@ def _shrink(clean: Images, smear_px: Tensor, largest_px: float) -> Images:
 
 
 def _light(scene: dict[str, Tensor], small: Images, water: Water, window: Window, height: int, width: int) -> Tensor:
-    """(images, 4, height, width) of a window: the light of the drops, RGB, and what share of the scene they hide."""
+    """Light of the drops in a window, RGB, and the share of the scene that they hide: (images, 4, height, width)."""
     slope = _slope(water.place)
     right, down = slope.split(1, 1)
-    above = (1 + down) / 2  # of the light that comes from beyond; at the lower outline all of it
+    above = (1 + down) / 2  # share of the sky in the surrounding light; 1 at the lower outline
     seen = _look_up(small, -scene["refraction_px"] * slope, window, height, width)
     light = torch.lerp(seen, _surroundings(scene, small, above), scene["surroundings"])
     light = light * (1 - scene["shading"] * water.rim**RIM * (1 - (1 - RIM_BELOW) * above))
@@ -285,7 +281,7 @@ def _light(scene: dict[str, Tensor], small: Images, water: Water, window: Window
 
 
 def _surroundings(scene: dict[str, Tensor], small: Images, above: Tensor) -> Images:
-    """Light from beyond the picture: a grey sky, and a ground of the picture's mean colour."""
+    """Light from outside the image: a grey sky, and a ground of the mean colour of the image."""
     colour = small.mean((2, 3), keepdim=True)
     ground = scene["ground"] * colour / colour.amax(1, keepdim=True).clamp(min=1e-3)
     sky = scene["sky"] * torch.tensor(SKY_COLOUR, device=small.device).view(3, 1, 1)
@@ -293,14 +289,14 @@ def _surroundings(scene: dict[str, Tensor], small: Images, above: Tensor) -> Ima
 
 
 def _slope(place: Tensor) -> Tensor:
-    """Slope of a spherical cap, over that at its outline: (images, 2, height, width), right and down."""
+    """Slope of a spherical cap relative to its outline: (images, 2, height, width), right and down."""
     cos2, sin2 = (f(math.radians(CONTACT_ANGLE_DEG)) ** 2 for f in (math.cos, math.sin))
     squared = place.square().sum(1, keepdim=True)
     return place / squared.sqrt().clamp(min=1) * (cos2 / (1 - sin2 * squared.clamp(max=1))).sqrt()
 
 
 def _look_up(small: Images, offset: Tensor, window: Window, height: int, width: int) -> Images:
-    """What lies `offset` pixels, right and down, from each pixel of the window."""
+    """Sample the scene `offset` pixels (right, down) from each pixel of the window."""
     row = torch.arange(window.height, device=offset.device)[:, None] + window.top
     column = torch.arange(window.width, device=offset.device) + window.left
     x, y = (2 * (column + offset[:, 0]) + 1) / width - 1, (2 * (row + offset[:, 1]) + 1) / height - 1
@@ -308,7 +304,7 @@ def _look_up(small: Images, offset: Tensor, window: Window, height: int, width: 
 
 
 def _defocus(light: Tensor, radius: Tensor) -> Tensor:
-    """Blur each image to discs of its radius, in pixels. What lies farther than it from the border is exact."""
+    """Blur each image by a disc of its radius, in pixels; exact farther than the radius from the border."""
     height, width = light.shape[-2:]
     down, right = (torch.fft.fftfreq(size, 1 / size, device=light.device) for size in (height, width))
     disc = (radius + 0.5 - torch.hypot(down[:, None], right)).clamp(0, 1)

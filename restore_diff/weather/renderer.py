@@ -1,8 +1,10 @@
-"""What the camera adds last: noise of the sensor, then JPEG.
+"""Kinds of weather by name, their mixture, and the camera: sensor noise, then JPEG.
 
-The variance of a sensor's noise is a x + b: photons arrive by chance, a Poisson process, and reading them out adds the
-rest (Foi et al., "Practical Poissonian-Gaussian noise modeling and fitting for single-image raw-data", IEEE TIP 2008).
-x is linear light, before it is coded for display. With many photons the Poisson distribution is normal."""
+Layers are applied in the order of the name: "rain+haze" adds haze to the rainy image.
+
+The variance of the sensor noise is a x + b with linear light x: photon noise (Poisson) and read-out noise (Foi et al.,
+"Practical Poissonian-Gaussian noise modeling and fitting for single-image raw-data", IEEE TIP 2008). The Poisson part
+is approximated by a normal distribution."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,9 +25,9 @@ from restore_diff.weather.snow import render_snow
 
 
 def take(images: Images, config: CameraConfig, seeds: Sequence[int]) -> Images:
-    """Take pictures (B,3,H,W) in [0, 1], one seed each; row i depends on row i and its seed alone.
+    """Add noise and JPEG artefacts to images (B,3,H,W) in [0, 1]; row i depends on row i and seeds[i] alone.
 
-    Where the settings ask for nothing, the pictures themselves come back.
+    Return `images` itself if both are off.
     """
     if config.shot_noise[1] > 0 or config.read_noise[1] > 0:
         images = add_sensor_noise(images, config, seeds)
@@ -34,7 +36,7 @@ def take(images: Images, config: CameraConfig, seeds: Sequence[int]) -> Images:
 
 @torch.no_grad()
 def add_sensor_noise(images: Images, config: CameraConfig, seeds: Sequence[int]) -> Images:
-    """Noise of variance shot_noise * x + read_noise**2 on linear light x; values in [0, 1] stay there."""
+    """Add noise of variance shot_noise * x + read_noise**2 to linear light x; the result is clipped to [0, 1]."""
     settings, noise = zip(*(_draw_noise(config, images, seed) for seed in seeds), strict=True)
     shot, read = torch.stack(settings).to(images.device)[:, :, None, None, None].unbind(1)
     light = rgb_to_linear_rgb(images.float())
@@ -51,7 +53,7 @@ def _draw_noise(config: CameraConfig, images: Images, seed: int) -> tuple[Tensor
 
 @torch.no_grad()
 def compress(images: Images, config: CameraConfig, seeds: Sequence[int]) -> Images:
-    """JPEG and back, colour at half resolution, for the share of images that the config says; the others stay."""
+    """Compress the share `config.jpeg` of the images by JPEG, colour at half resolution, and decode them again."""
     compressed = images.clone()
     for row, seed in enumerate(seeds):
         random = generator(seed, "jpeg")
@@ -67,10 +69,10 @@ def compress(images: Images, config: CameraConfig, seeds: Sequence[int]) -> Imag
 
 
 class Kind(NamedTuple):
-    """One kind of weather: what renders it, and its settings."""
+    """Kind of weather: its render function and its settings dataclass."""
 
     render: Callable[..., Images]
-    """(images (B,3,H,W) in [0, 1], settings, one seed per image) -> images; image i depends on row i alone."""
+    """(images (B,3,H,W) in [0, 1], settings, one seed per image) -> images; result i depends on row i alone."""
     settings: type
 
 
@@ -80,21 +82,17 @@ WEATHERS: dict[str, Kind] = {
     "snow": Kind(render_snow, SnowConfig),
     "raindrop": Kind(render_raindrops, RaindropConfig),
 }
-"""Kinds of weather by name; those of the package are set in the config section of that name."""
-
-
-# Weather of several kinds, one upon the other in the order in which light meets them on its way into the camera.
+"""Kinds of weather by name. Their settings: data.NAME for these four, data.weather_options.NAME for added kinds."""
 
 Layer = Callable[[Images, Sequence[int]], Images]
-"""(images (B,3,H,W) in [0, 1], one seed per image) -> with weather, likewise; image i depends on row i alone."""
-
+"""(images (B,3,H,W) in [0, 1], one seed per image) -> images; result i depends on row i alone."""
 
 Settings = TypeVar("Settings")
 
 
 @dataclass(frozen=True)
 class Rendering(Generic[Settings]):
-    """A layer: a function that renders, with its settings; can be sent to worker processes."""
+    """Layer made of a render function and its settings; can be sent to worker processes."""
 
     render: Callable[[Images, Settings, Sequence[int]], Images]
     settings: Settings
@@ -104,19 +102,19 @@ class Rendering(Generic[Settings]):
 
 
 class WeatherRenderer:
-    """Renders on each image one kind of weather; can be sent to worker processes."""
+    """Apply one entry of a mixture of weather to each image; can be sent to worker processes."""
 
     def __init__(self, mixture: Mixture, layers: Mapping[str, Layer], camera: Layer):
-        """`layers`: the single weathers by name; `camera` comes last, on every image."""
+        """`layers`: single kinds by name; `camera` is applied last, to every image."""
         self.mixture = mixture
         self.layers = layers
         self.camera = camera
 
     def __call__(self, clean: Images, seeds: Sequence[int], weathers: Sequence[Weather | None] | None = None) -> Images:
-        """Degrade photographs in [0, 1]. Where `weathers` holds None, the image's seed draws one of the mixture.
+        """Degrade photographs in [0, 1]. For None in `weathers`, the seed of the image draws from the mixture.
 
-        Result i depends on clean[i], seeds[i] and weathers[i] alone. ValueError when there is not one seed, and one
-        weather if any, per image.
+        Result i depends on clean[i], seeds[i] and weathers[i] alone. Raises ValueError unless there is one seed, and
+        one entry of `weathers` if given, per image.
         """
         named = [None] * len(seeds) if weathers is None else weathers
         if not len(clean) == len(seeds) == len(named):
@@ -125,7 +123,7 @@ class WeatherRenderer:
         kinds = self.kinds(seeds, named)
         degraded = clean.clone()
         for kind in sorted(set(kinds)):
-            rows = [row for row, of_row in enumerate(kinds) if of_row == kind]
+            rows = [row for row, name in enumerate(kinds) if name == kind]
             images, its_seeds = clean[rows], [seeds[row] for row in rows]
             for layer in [] if kind == "none" else kind.split("+"):
                 images = self.layers[layer](images, its_seeds)
@@ -133,7 +131,7 @@ class WeatherRenderer:
         return self.camera(degraded, seeds)
 
     def kinds(self, seeds: Sequence[int], weathers: Sequence[Weather | None]) -> list[Weather]:
-        """What a call with these renders on each image."""
+        """Return the weather that a call with these arguments renders on each image."""
         return [kind or self._draw(seed) for kind, seed in zip(weathers, seeds, strict=True)]
 
     def _draw(self, seed: int) -> Weather:

@@ -1,4 +1,4 @@
-"""Falling snow on clean photographs, each flake drawn where it falls, blurred by its motion and by the lens.
+"""Falling snow on clean photographs: single flakes, blurred by their motion and by the lens.
 
 Flakes lie in the camera's cone of view, so that their number grows as the square of the distance z. A flake of diameter
 D is seen D/z wide and moves by (speed x exposure)/z while the shutter is open; all fall at about the same speed
@@ -6,10 +6,10 @@ D is seen D/z wide and moves by (speed x exposure)/z while the shutter is open; 
 to a disc of diameter a (1/z - 1/z_far): near flakes are large, soft and translucent. Flakes that are wide enough to
 have a shape are clusters of crystals.
 
-A flake holds back a share z of the light from behind it and shows its own colour a instead: I = a z + y (1 - z)
-(Liu et al., "DesnowNet", TIP 2018); flakes behind each other let through the product of their 1 - z. Then mist:
+A flake blocks a share z of the light from behind it and adds its own colour a: I = a z + y (1 - z)
+(Liu et al., "DesnowNet", TIP 2018); overlapping flakes transmit the product of their 1 - z. Then mist is added:
 I = K T + A (1 - T) (Chen et al., "JSTASR", ECCV 2020; "ALL Snow Removed", ICCV 2021), here with the same T everywhere.
-Both models mix the picture's values as they are."""
+Both models mix the coded values of the image."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -21,45 +21,45 @@ from torch import Tensor
 
 from restore_diff.settings import SnowConfig
 from restore_diff.tensors import Images
-from restore_diff.weather.scene import draw_scenes, require_a_seed_each, under_veil
+from restore_diff.weather.scene import add_veil, check_seeds, draw_scenes
 from restore_diff.weather.textures import TextureFolder, pixels_in_reach, spread
 
 MAX_DEVIATION = 2.0
-"""Standard deviations at which the spread of sizes and tilts is cut off, so that the widest flake is known."""
+"""Standard deviations at which the spread of sizes and tilts is cut off, which bounds the widest flake."""
 
 THINNEST = 0.4
-"""Opacity of the most translucent flake over that of the densest."""
+"""Minimum opacity of a flake relative to the maximum."""
 
 NUM_CRYSTALS = 6
 SHAPED_PX = 3.0
-"""Flakes wider than this consist of so many crystals, smaller ones of one."""
+"""Flakes wider than this consist of NUM_CRYSTALS crystals, smaller ones of one."""
 
 CRYSTAL_SHARES = (0.25, 0.55)
-"""Least and greatest diameter of such a crystal over that of its flake."""
+"""Minimum and maximum diameter of such a crystal relative to its flake."""
 
 BLUR_TO_DISC = 4.0
-"""Diameter of a disc over the standard deviation of the blur that it makes along an axis."""
+"""Diameter of a disc over the standard deviation of its blur along an axis."""
 
 SHORTEST_PATH_PX = 0.1
-"""No flake stands stiller than this, because a path is divided by."""
+"""Lower bound of the path, which is a divisor."""
 
 MASK_SCALES = (0.7, 1.4)
-"""Least and greatest size of the flakes of a mask, over that in its file."""
+"""Minimum and maximum scale of the flakes of a mask, relative to its file."""
 
 FLAKES_AT_ONCE = 65536
 CRYSTALS_AT_ONCE = 2048
-"""So many of an image are drawn, and of all painted, together; bounds the memory that large photographs need."""
+"""Flakes drawn per image and crystals painted per batch at a time; bounds the memory for large photographs."""
 
 
 @torch.no_grad()
 def render_snow(clean: Images, config: SnowConfig, seeds: Sequence[int]) -> Images:
-    """Let it snow on RGB photographs in [0, 1]; result in [0, 1] on the same device.
+    """Add snow to RGB photographs in [0, 1]; the result is in [0, 1] on the same device.
 
-    Without a veil each value lies between that of the photograph and that of the flakes. Result i depends on clean[i]
-    and seeds[i] alone. ValueError when there is no image, or not one seed per image; errors of masks as in
+    Without a veil each value lies between the photograph and the colour of the flakes. Result i depends on clean[i] and
+    seeds[i] alone. Raises ValueError unless there is one seed per image and at least one image; errors of masks as in
     `TextureFolder`.
     """
-    require_a_seed_each(clean, seeds)
+    check_seeds(clean, seeds)
     height, width = clean.shape[-2:]
     scenes, randoms = draw_scenes(config, "snow", seeds)
     if config.masks:
@@ -70,7 +70,7 @@ def render_snow(clean: Images, config: SnowConfig, seeds: Sequence[int]) -> Imag
         drawn = [_draw_flakes(s, height, width, random) for s, random in zip(scenes, randoms, strict=True)]
         opacity = _paint(drawn, height, width, clean.device).to(clean.dtype)
     colour = torch.stack([_colour(scene) for scene in scenes]).to(clean).view(-1, 3, 1, 1)
-    return under_veil(clean * (1 - opacity) + colour * opacity, scenes)
+    return add_veil(clean * (1 - opacity) + colour * opacity, scenes)
 
 
 class Crystals(NamedTuple):
@@ -94,14 +94,14 @@ def _colour(scene: dict[str, Tensor]) -> Tensor:
 
 
 def _cut(masks: TextureFolder, scene: dict[str, Tensor], height: int, width: int, random: torch.Generator) -> Tensor:
-    """Opacity by a piece of a mask: (1, height, width)."""
+    """Cut an opacity map (1, height, width) out of a mask."""
     size = float(torch.rand((), generator=random))
     scale = MASK_SCALES[0] * (MASK_SCALES[1] / MASK_SCALES[0]) ** size
     return scene["opacity"] * masks.crop(height, width, random, (scale,))
 
 
 def _draw_flakes(scene: dict[str, Tensor], height: int, width: int, random: torch.Generator) -> Iterator[Crystals]:
-    """Draw a Poisson number of flakes, uniform over an image and as far around as they reach, so many at once."""
+    """Draw a Poisson number of flakes, uniform over the image and a margin of their maximum reach, in batches."""
     widest = scene["size_px"] * _diameter(scene, torch.tensor(MAX_DEVIATION))
     margin = (widest + _blur(scene, torch.ones(())) + scene["motion"] * scene["size_px"]) / 2
     sides = torch.stack([width + 2 * margin, height + 2 * margin])
@@ -111,24 +111,24 @@ def _draw_flakes(scene: dict[str, Tensor], height: int, width: int, random: torc
         count = min(FLAKES_AT_ONCE, num_flakes - start)
         middles = torch.rand(count, 2, generator=random) * sides - margin
         deviations = torch.randn(count, 2, generator=random).clamp(-MAX_DEVIATION, MAX_DEVIATION)
-        chances = torch.rand(count, 2, generator=random)
-        yield _shape(_expose(scene, middles, deviations, chances), random)
+        draws = torch.rand(count, 2, generator=random)
+        yield _shape(_expose(scene, middles, deviations, draws), random)
 
 
 def _diameter(scene: dict[str, Tensor], deviation: Tensor) -> Tensor:
-    """D: log-normal with mean square 1, so that spread alone leaves the area of all flakes as it is."""
+    """Diameter: log-normal with mean square 1, so that the spread does not change the total area."""
     return torch.exp(scene["size_spread"] * deviation - scene["size_spread"].square())
 
 
 def _blur(scene: dict[str, Tensor], distance: Tensor) -> Tensor:
-    """Diameter of the disc to which lens and sensor spread a point."""
+    """Diameter of the point spread disc of lens and sensor."""
     defocus = scene["defocus"] * scene["size_px"] * (1 / distance - 1 / scene["depth"])
     return torch.hypot(BLUR_TO_DISC * scene["blur_px"], defocus)
 
 
-def _expose(scene: dict[str, Tensor], middles: Tensor, deviations: Tensor, chances: Tensor) -> Crystals:
-    """Turn chances into flakes by the formulas at the head of this file, each a single crystal."""
-    nearness, thickness = chances.unbind(1)
+def _expose(scene: dict[str, Tensor], middles: Tensor, deviations: Tensor, draws: Tensor) -> Crystals:
+    """Turn uniform draws into flakes by the formulas of the module docstring, each a single crystal."""
+    nearness, thickness = draws.unbind(1)
     distance = torch.lerp(scene["depth"] ** 3, torch.ones(()), nearness).pow(1 / 3)
     return Crystals(
         *middles.unbind(1),
@@ -141,7 +141,7 @@ def _expose(scene: dict[str, Tensor], middles: Tensor, deviations: Tensor, chanc
 
 
 def _shape(flakes: Crystals, random: torch.Generator) -> Crystals:
-    """Make each wide flake a cluster of crystals, none beyond its circle."""
+    """Make each wide flake a cluster of crystals inside its circle."""
     wide = flakes.width > SHAPED_PX
     flake = torch.repeat_interleave(torch.where(wide, NUM_CRYSTALS, 1))
     crystals, wide = Crystals(*(values[flake] for values in flakes)), wide[flake]
@@ -156,18 +156,18 @@ def _shape(flakes: Crystals, random: torch.Generator) -> Crystals:
 
 
 def _paint(drawn: Sequence[Iterator[Crystals]], height: int, width: int, device: torch.device) -> Images:
-    """Share of light that the crystals of each image hold back together: (B, 1, height, width)."""
+    """Return the share of light that the crystals of each image block: (B, 1, height, width)."""
     density = torch.zeros(len(drawn) * height * width, device=device)
-    for of_each_image in zip_longest(*drawn, fillvalue=NOTHING):
-        owner = torch.repeat_interleave(torch.tensor([len(crystals.x) for crystals in of_each_image])).to(device)
-        crystals = (torch.cat(values).to(device) for values in zip(*of_each_image, strict=True))
+    for parts_by_image in zip_longest(*drawn, fillvalue=NOTHING):
+        owner = torch.repeat_interleave(torch.tensor([len(crystals.x) for crystals in parts_by_image])).to(device)
+        crystals = (torch.cat(values).to(device) for values in zip(*parts_by_image, strict=True))
         for parts in zip(*(values.split(CRYSTALS_AT_ONCE) for values in (owner, *crystals)), strict=True):
             _add(Crystals(*parts[1:]), parts[0], height, width, density)
     return -torch.expm1(-density).view(len(drawn), 1, height, width)
 
 
 def _add(crystals: Crystals, owner: Tensor, height: int, width: int, density: Tensor) -> None:
-    """Add crystal k in image owner[k] to `density` (B * height * width): minus the log of what it lets through."""
+    """Add crystal k in image owner[k] to `density` (B * height * width): minus the log of its transmission."""
     reach = (crystals.width + crystals.blur) / 2
     half_height = reach + crystals.path / 2 * crystals.tilt.cos()
     half_width = reach / crystals.tilt.cos()
@@ -179,10 +179,10 @@ def _add(crystals: Crystals, owner: Tensor, height: int, width: int, density: Te
 
 
 def _opacity(crystals: Crystals, crystal: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """A disc, spread by another disc, and averaged in closed form over its path.
+    """Opacity of a disc convolved with another disc and averaged over its path in closed form.
 
-    Where the discs of diameters w and b overlap wholly the spread one is flat, up to the radius |w - b| / 2; it ends at
-    (w + b) / 2, and falls in between as the square of the radius. Whatever the blur and the path, it keeps its sum.
+    For diameters w and b the profile is flat up to the radius |w - b| / 2, falls as the square of the radius and ends
+    at (w + b) / 2. Its sum depends on neither the blur nor the path.
     """
     width, blur, path = crystals.width, crystals.blur, crystals.path.clamp(min=SHORTEST_PATH_PX)
     peak = crystals.opacity * width.square() / (width.square() + blur.square())

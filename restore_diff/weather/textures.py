@@ -1,4 +1,4 @@
-"""Textures and strokes of rain and snow."""
+"""Textures of rain and snow, and pixel lists for painting strokes."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -11,16 +11,14 @@ from torch.nn import functional as F
 from restore_diff.data.images import ImageError, read_rgb_uint8, read_sizes
 from restore_diff.data.names import DataError, list_images
 
-# Which pixels a leaning stroke may touch: many strokes at once, each in the picture that it is painted on.
-
 
 def pixels_in_reach(
     x: Tensor, y: Tensor, tilt: Tensor, half_height: Tensor, half_width: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """List each pixel in reach of each stroke: (index of the stroke, row, column), stroke by stroke, row by row.
+    """List the pixels in reach of each stroke as (index of the stroke, row, column), by stroke and row.
 
     A stroke covers the rows within `half_height` of its middle (x, y), and of each row the columns within `half_width`
-    of its axis, which leans by `tilt` (radians, less than a quarter turn; positive: the lower end to the right).
+    of its axis, which is tilted by `tilt` (radians, less than a quarter turn; positive: lower end to the right).
     """
     stroke, row = _ranges(y - half_height, y + half_height, height)
     x, y, slope, reach = spread(stroke, x, y, tilt.tan(), half_width)
@@ -31,12 +29,12 @@ def pixels_in_reach(
 
 
 def spread(index: Tensor, *values: Tensor) -> list[Tensor]:
-    """`value[index]` of each, much faster on a CPU."""
+    """Return `value[index]` of each value; index_select is much faster on a CPU."""
     return [value.index_select(0, index) for value in values]
 
 
 def _ranges(first: Tensor, last: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Whole numbers from first[i] to last[i] that lie in 0 .. size - 1, all i one after another: (i, number)."""
+    """List the integers from first[i] to last[i] within 0 .. size - 1, for all i in order: (i, integer)."""
     start = first.ceil().clamp(min=0).long()
     count = (last.floor().clamp(max=size - 1).long() - start + 1).clamp(min=0)
     index = torch.repeat_interleave(count)
@@ -44,31 +42,29 @@ def _ranges(first: Tensor, last: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return index, torch.arange(len(index), device=first.device) + (start - skipped).index_select(0, index)
 
 
-# Pictures of light on black, such as rain streaks or snowflakes, from which pieces of any size are cut.
-
 NUM_CACHED = 512
-"""Pictures that a process keeps decoded."""
+"""Number of decoded textures that a process caches."""
 
 SEAM = 0.125
-"""Share of a picture's sides over which one copy of it fades into the next."""
+"""Share of the sides of a texture over which one copy fades into the next."""
 
 
 class TextureFolder:
-    """The pictures below a folder. A picture's brightest point counts as 1, black as 0, whatever their colours.
+    """Textures below a folder: light on black, such as streaks or flakes, scaled to a maximum of 1 per texture.
 
-    Holds paths alone, and so can be sent to worker processes; each process decodes a picture once.
+    Holds only paths, so it can be sent to worker processes; each process decodes a texture once.
     """
 
     def __init__(self, folder: str):
-        """DataError where there is no folder or no image in it; ImageError for a file that is none."""
+        """Raise DataError for a missing or empty folder, ImageError for a file that is not an image."""
         self.paths = _list(Path(folder).expanduser())
 
     def crop(self, height: int, width: int, random: torch.Generator, scales: Sequence[float] = (1.0,)) -> Tensor:
-        """Draw a picture, mirror it or not, and cut a piece out of it at a random place: float32 (1,H,W) in [0, 1].
+        """Draw a texture, mirror half of them, and cut a crop at a random position: float32 (1,H,W) in [0, 1].
 
-        With several `scales` a piece for each, that many times as large as in the file, are added up to at most 1; they
-        are of one picture, mirrored alike, so that what falls in it keeps its direction. A picture goes on beyond its
-        border with its other side, faded over, so a piece may be larger than it. ImageError for a damaged file.
+        For several `scales`, crops of the same texture, enlarged by each scale and mirrored alike, are added and
+        clipped at 1. Textures repeat with faded seams, so a crop may be larger than its file. Raises ImageError for a
+        damaged or black file.
         """
         choice, mirrored = torch.rand(2, generator=random).tolist()
         picture = _read(self.paths[int(choice * len(self.paths))])
@@ -93,23 +89,23 @@ def _list(folder: Path) -> tuple[Path, ...]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of textures")
     paths = tuple(list_images(folder).values())
-    read_sizes(paths)  # what is no image is told now, not in the middle of a training
+    read_sizes(paths)  # fail before the training starts
     return paths
 
 
 @lru_cache(maxsize=NUM_CACHED)
 def _read(path: Path) -> Tensor:
-    """uint8 (1,H,W) with its maximum at 255, the last rows and columns fading into the first."""
+    """Read a texture as uint8 (1,H,W) with maximum 255; its last rows and columns fade into the first."""
     light = read_rgb_uint8(path).amax(0, keepdim=True).float()
     if not light.any():
-        raise ImageError(f"{path}: all black, it holds no texture; remove it")
+        raise ImageError(f"{path}: all black, so it holds no texture; remove it")
     for dim in (1, 2):
         light = _faded_over(light, dim)
     return (light * (255 / light.max())).round().to(torch.uint8)
 
 
 def _faded_over(light: Tensor, dim: int) -> Tensor:
-    """Cut the end off and lay it over the beginning, so that copies in a row have no edge; mean light is kept."""
+    """Blend the end over the start, so that repeated copies have no edge; the mean is kept."""
     size = light.shape[dim]
     seam = int(size * SEAM)
     body, end = light.split([size - seam, seam], dim)

@@ -191,7 +191,7 @@ def test_finished_images_of_different_sizes_are_cut_on_request_only(here, capsys
     before = scores(Path("scores"))
     write_image(Path("tests/input/101.png"), np.pad(read("tests/input/101.png"), ((0, 8), (0, 0), (0, 0))))
     sizes = "1 images differ in size from their clean partners: 101 (33x34 against 33x26)"
-    assert refusal(capsys, *finished, run=run_test) == f"test.py: {sizes}; --crop-to-min cuts up to 8 px"
+    assert refusal(capsys, *finished, run=run_test) == f"test.py: {sizes}; --crop-to-min cuts at most 8 px"
     assert run_test(*finished, "--crop-to-min") == 0
     after = scores(Path("scores"))
     assert [row.pop("flags") for row in after] == ["", "cropped", ""]

@@ -1,6 +1,9 @@
 """restore-diff datasets: the cards, the images on this disk, and where to get the rest."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from tiny_run import write_pairs
@@ -76,3 +79,10 @@ def test_a_wrong_name_and_a_card_with_mistakes_are_reported(here, capsys):
     table, complaint = capsys.readouterr()
     assert complaint.startswith("restore-diff datasets: datasets/mine.yaml: citation: Field required; licence: ")
     assert complaint.count("\n") == 1 and "\nrain100l " in table and "mine" not in table.split()
+
+
+def test_the_command_needs_no_torch(here):
+    code = "import sys; sys.modules['torch'] = None; from restore_diff.__main__ import main; main(['datasets'])"
+    environment = {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert "3/100" in done.stdout, done.stderr

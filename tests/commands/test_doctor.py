@@ -250,7 +250,7 @@ def test_contradictory_arguments_are_refused(arguments, message, capsys):
 
 
 def test_doctor_help_does_not_import_torch():
-    code = "import sys; sys.modules['torch'] = None; from restore_diff.__main__ import main; main(['doctor', '--help'])"
+    code = "import sys; sys.modules['torch'] = None; from restore_diff.commands.cli import main; main(['doctor', '-h'])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "--against" in done.stdout, done.stderr
 

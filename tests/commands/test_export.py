@@ -51,7 +51,6 @@ def refusal(capsys) -> str:
     return error
 
 
-@pytest.mark.slow
 def test_a_run_becomes_one_file_of_averaged_weights_with_equal_scores(tmp_path, monkeypatch, capsys):
     enter(tmp_path, monkeypatch)
     assert run_train("data.num_validation=0") == 0
@@ -66,7 +65,6 @@ def test_a_run_becomes_one_file_of_averaged_weights_with_equal_scores(tmp_path, 
     assert scores(Path("a/tests")) == scores(Path("b/tests"))
 
 
-@pytest.mark.slow
 def test_onnx_is_written_after_its_check(weights, capsys):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -1,4 +1,4 @@
-"""render as a user meets it: photographs in, pairs out that the rest of the program reads, and what goes wrong."""
+"""restore-diff render: written pairs, resuming, error messages, contact sheet."""
 
 import errno
 import json
@@ -13,16 +13,22 @@ from PIL import Image
 
 from restore_diff import build
 from restore_diff.commands import render, rendering
-from restore_diff.commands.contact_sheet import HEIGHT_PX, PLACES, WIDTH_PX, rows_of_settings
+from restore_diff.commands.rendering import HEIGHT_PX, PLACES, WIDTH_PX, rows_of_settings
 from restore_diff.config import load_config
 from restore_diff.data.images import read_rgb_uint8
 from restore_diff.data.loading import PairedImageDataset
 from restore_diff.data.names import DataError, PairPath
 from restore_diff.data.pairs import find_pairs
-from restore_diff.settings import COMBINATIONS, DataConfig, HazeConfig, RainConfig, range_names
+from restore_diff.settings import COMBINATIONS, DataConfig, HazeConfig, RainConfig, range_names, settings
+from restore_diff.weather.renderer import WEATHERS, Kind
 
 ROOT = Path(__file__).resolve().parents[2]
 DENSE = "data.rain.density=[0.02,0.03]"
+
+
+@settings
+class Shade:
+    density: tuple[float, float] = (0.2, 0.4)
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +56,7 @@ def found(folder: str) -> dict[str, Path]:
     return {pair.name: pair.clean for pair in find_pairs(folder, "train", Path()).pairs}
 
 
-def test_pairs_are_read_back_and_are_what_training_would_have_rendered(capsys):
+def test_written_pairs_equal_those_rendered_in_training(capsys):
     sources = {"a": photograph("photos/a.png"), "sub/b": photograph("photos/sub/b.bmp", 40, 30)}
     assert run() == 0
     assert capsys.readouterr().out.endswith("rendered 2, skipped 0, failed 0 -> out\n")
@@ -79,7 +85,7 @@ def test_pairs_are_read_back_and_are_what_training_would_have_rendered(capsys):
     ids=" ".join,
 )
 @pytest.mark.parametrize("copies", [1, 3])
-def test_every_copy_finds_its_own_photograph_whatever_its_name(names: list[str], copies: int):
+def test_each_copy_is_paired_with_its_photograph_for_any_name(names: list[str], copies: int):
     for name in names:
         photograph(f"photos/{name}.png")
     assert run("--copies", str(copies), "-q") == 0
@@ -88,7 +94,7 @@ def test_every_copy_finds_its_own_photograph_whatever_its_name(names: list[str],
     assert len(set(contents("out/input").values())) == len(expected)
 
 
-def test_what_is_done_is_skipped_and_what_is_missing_comes_out_the_same(capsys):
+def test_existing_images_are_skipped_and_missing_ones_reproduced(capsys):
     for name in "abc":
         photograph(f"photos/{name}.png")
     assert run("--copies", "2", "--limit", "2") == 0
@@ -106,7 +112,7 @@ def test_what_is_done_is_skipped_and_what_is_missing_comes_out_the_same(capsys):
     assert before.items() < contents("out").items()
 
 
-def test_a_picture_depends_on_the_seed_and_its_name_alone():
+def test_an_image_depends_on_seed_and_name_only():
     for name in "abc":
         photograph(f"photos/{name}.png")
     assert run("-q") == 0
@@ -128,7 +134,7 @@ def test_bad_photographs_are_listed_and_the_others_rendered(capsys):
     assert list(found("out")) == ["a", "c"]
 
 
-def test_pictures_of_other_settings_are_not_mixed(capsys):
+def test_images_of_other_settings_are_not_mixed(capsys):
     photograph("photos/a.png")
     assert run() == 0
     before = contents("out")
@@ -139,19 +145,19 @@ def test_pictures_of_other_settings_are_not_mixed(capsys):
     assert contents("out") == before
     photograph("foreign/target/a.png")
     assert run(output="foreign") == 2
-    assert "foreign/target is there" in capsys.readouterr().err
+    assert "foreign/target exists without render.json" in capsys.readouterr().err
     Path("out/render.json").write_text("{")
     assert run() == 2
     assert "damaged" in capsys.readouterr().err
 
 
-def test_the_record_says_what_the_pictures_depend_on():
+def test_the_record_holds_the_settings_of_the_images():
     photograph("photos/a.png")
     assert run("--seed", "5", weather="rain+haze") == 0
     record = json.loads(Path("out/render.json").read_text(), parse_constant=pytest.fail)
-    settings = record["settings"]
-    assert (settings["seed"], settings["copies"], settings["weather"]) == (5, 1, "rain+haze")
-    assert settings["rain"]["density"] == [0.02, 0.03] and {"haze", "camera"} < set(settings)
+    saved = record["settings"]
+    assert (saved["seed"], saved["copies"], saved["weather"]) == (5, 1, "rain+haze")
+    assert saved["rain"]["density"] == [0.02, 0.03] and {"haze", "camera"} < set(saved)
     assert record["environment"]["versions"]["restore_diff"]
 
 
@@ -159,7 +165,7 @@ def test_the_record_says_what_the_pictures_depend_on():
     ("source", "output"),
     [("photos", "photos"), ("photos", "photos/out"), ("photos/a.png", "photos/a.png"), ("linked", "photos/out")],
 )
-def test_an_output_inside_of_the_input_is_refused(source: str, output: str, capsys):
+def test_an_output_inside_the_input_is_rejected(source: str, output: str, capsys):
     photograph("photos/a.png")
     Path("linked").symlink_to("photos")
     assert run(source=source, output=output) == 2
@@ -167,38 +173,51 @@ def test_an_output_inside_of_the_input_is_refused(source: str, output: str, caps
     assert [path.name for path in Path("photos").iterdir()] == ["a.png"]
 
 
-def test_its_own_targets_are_no_input(capsys):
+def test_the_targets_of_the_output_are_rejected_as_input(capsys):
     photograph("out/target/a.png")
     assert run(source="out/target") == 2
     assert "choose another -o" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["data.rain.densty=[0.1,0.2]"], "data.rain.densty (command line): unknown key; did you mean density?"),
         (["data.rain.density=[0.2,0.1]"], "data.rain.density"),
         (["data.rain.textures=nowhere"], "no such folder of textures"),
         (["-i", "nowhere"], "no such file or folder: nowhere"),
         (["-i", "empty"], "0 images under empty"),
-        (["--depth", "empty"], "--depth is for haze"),
+        (["--depth", "empty"], "--depth needs weather with haze"),
         (["--device", "cuda:99"], "cuda:99"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(arguments: list[str], said: str, capsys):
+def test_a_user_error_is_reported_in_one_line(arguments: list[str], message: str, capsys):
     photograph("photos/a.png")
     Path("empty").mkdir()
     assert run(*arguments) == 2
     printed = capsys.readouterr()
-    assert said in printed.err and printed.err.count("\n") == 1 and not printed.out
+    assert message in printed.err and printed.err.count("\n") == 1 and not printed.out
     assert not Path("out").exists()
 
 
-def test_what_to_render_must_be_said(capsys):
+def test_a_weather_is_required(capsys):
     photograph("photos/a.png")
     assert render.main(["-i", "photos", "-o", "out"]) == 2
     assert "--weather rain" in capsys.readouterr().err
     assert render.main(["-i", "photos", "-o", "out", "data.weather=haze", "-q"]) == 0
+
+
+def test_a_kind_of_a_plugin_is_rendered_and_recorded(monkeypatch):
+    def darken(images, settings, seeds):
+        return images * (1 - settings.density[0])
+
+    monkeypatch.setitem(WEATHERS, "shade", Kind(darken, Shade))
+    photograph("photos/a.png")
+    options = ["data.weather=shade", "data.weather_options={shade: {density: [1, 1]}}"]
+    assert render.main(["-i", "photos", "-o", "out", "-q", "--contact-sheet", "sheet.png", *options]) == 0
+    assert read_rgb_uint8(Path("out/input/a.png")).max() == 0
+    recorded = json.loads(Path("out/render.json").read_text())["settings"]
+    assert recorded["weather_options"] == {"shade": {"density": [1, 1]}}
 
 
 def test_a_dry_run_writes_nothing(capsys):
@@ -208,7 +227,7 @@ def test_a_dry_run_writes_nothing(capsys):
     assert printed == [
         "photos/a.png -> out/input/a_0.png",
         "photos/a.png -> out/input/a_1.png",
-        "would render 2, skip 0 that are there",
+        "would render 2, skip 0 that exist",
     ]
     assert not Path("out").exists()
 
@@ -224,14 +243,14 @@ def test_haze_follows_the_depth_maps(capsys):
     assert run("--depth", "depth", *plain, weather="haze") == 3
     printed = capsys.readouterr().err
     assert "b: the photograph and its depth map have different sizes, 32x24 and 30x24" in printed
-    assert "c: it has no depth map" in printed
+    assert "c: no depth map" in printed
     (pair,) = PairedImageDataset(find_pairs("out", "train", Path()), None, seed=0)
     distance = torch.from_numpy(ramp.astype(np.float32)) / ramp.max()
     expected = 1 - (1 - pair.clean) * torch.exp(-2 * distance)
     torch.testing.assert_close(pair.degraded, expected, atol=0.51 / 255, rtol=0)
 
 
-def test_all_draws_each_weather():
+def test_weather_all_draws_every_combination_equally():
     for number in range(30):
         photograph(f"photos/{number}.png")
     assert run("-q", "--dry-run", weather="all") == 0
@@ -239,7 +258,7 @@ def test_all_draws_each_weather():
     assert set(config.data.weather) == set(COMBINATIONS) and set(config.data.weather.values()) == {1.0}
 
 
-def test_a_full_disk_ends_the_run(monkeypatch, capsys):
+def test_a_full_disk_stops_the_run(monkeypatch, capsys):
     for name in "abc":
         photograph(f"photos/{name}.png")
 
@@ -252,7 +271,7 @@ def test_a_full_disk_ends_the_run(monkeypatch, capsys):
     assert "the disk is full" in printed.err and printed.err.count("No space") == 0
 
 
-def test_ctrl_c_leaves_whole_pairs_and_the_same_command_goes_on(monkeypatch, capsys):
+def test_after_ctrl_c_pairs_are_whole_and_the_run_continues(monkeypatch, capsys):
     for name in "abc":
         photograph(f"photos/{name}.png")
 
@@ -264,13 +283,13 @@ def test_ctrl_c_leaves_whole_pairs_and_the_same_command_goes_on(monkeypatch, cap
     with monkeypatch.context() as patched:
         patched.setattr(rendering, "read_rgb_uint8", impatient)
         assert run() == 130
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "run the same command again to continue" in capsys.readouterr().err
     assert list(found("out")) == ["a"]
     assert run() == 0
     assert "rendered 2, skipped 1" in capsys.readouterr().out
 
 
-def test_pairs_are_scored_without_the_textures_that_others_were_rendered_from():
+def test_textures_are_not_needed_to_score_complete_pairs():
     pairs = [PairPath(Path("a_rain.png"), Path("a.png"), "a_rain")]
     config = DataConfig(weather="rain", rain=RainConfig(textures="nowhere"))
     assert build.renderer(config, pairs) is None
@@ -278,7 +297,7 @@ def test_pairs_are_scored_without_the_textures_that_others_were_rendered_from():
         build.renderer(config, [*pairs, PairPath(None, Path("b.png"), "b")])
 
 
-def test_help_and_mistakes_need_no_torch():
+def test_help_and_config_errors_do_not_import_torch():
     code = (
         "import sys; from restore_diff.commands.render import main\n"
         "assert main(['-i', 'x', '-o', 'y', 'data.rain.densty=1']) == 2\n"
@@ -298,23 +317,23 @@ def test_malformed_arguments_end_with_exit_code_2(arguments: list[str], capsys):
     assert "error:" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("weather", "settings"), [("rain", RainConfig()), ("haze", HazeConfig())])
-def test_a_contact_sheet_has_a_row_for_each_range_from_its_low_to_its_high_end(weather, settings):
+@pytest.mark.parametrize(("weather", "config"), [("rain", RainConfig()), ("haze", HazeConfig())])
+def test_a_contact_sheet_has_a_row_per_range_from_minimum_to_maximum(weather, config):
     rows = rows_of_settings(DataConfig(weather=weather), seed=7)
-    assert [row[0].caption.split()[0] for row in rows] == [f"{weather}.{name}" for name in range_names(settings)]
-    for row, name in zip(rows, range_names(settings), strict=True):
-        low, high = getattr(settings, name)
+    assert [row[0].caption.split()[0] for row in rows] == [f"{weather}.{name}" for name in range_names(config)]
+    for row, name in zip(rows, range_names(config), strict=True):
+        low, high = getattr(config, name)
         shown = [getattr(tile.config, weather) for tile in row]
         assert [getattr(each, name) for each in shown] == [
             pytest.approx((low + place * (high - low),) * 2) for place in (0, 0.25, 0.5, 0.75, 1)
         ]
-        for other in set(range_names(settings)) - {name}:
-            middle = sum(getattr(settings, other)) / 2
+        for other in set(range_names(config)) - {name}:
+            middle = sum(getattr(config, other)) / 2
             assert all(getattr(each, other) == pytest.approx((middle, middle)) for each in shown)
         assert {tile.seed for tile in row} == {7}
 
 
-def test_a_contact_sheet_of_several_weathers_shows_the_settings_of_all():
+def test_a_contact_sheet_of_several_kinds_shows_the_settings_of_all():
     both = rows_of_settings(DataConfig(weather="rain+haze"), seed=0)
     mixed = rows_of_settings(DataConfig(weather={"rain": 1, "rain+haze": 2}), seed=0)
     expected = len(range_names(RainConfig())) + len(range_names(HazeConfig()))
@@ -327,7 +346,7 @@ def test_a_contact_sheet_of_several_weathers_shows_the_settings_of_all():
 
 
 @pytest.mark.parametrize("size", [(300, 700), (50, 60)])
-def test_the_contact_sheet_is_one_picture_of_rows_as_wide_as_the_places(size: tuple[int, int], capsys):
+def test_the_size_of_a_contact_sheet_follows_rows_and_columns(size: tuple[int, int], capsys):
     photograph("photos/a.png", *size)
     assert (
         render.main(["--contact-sheet", "new/sheet.png", "--weather", "haze", "-i", "photos", "--device", "cpu"]) == 0

@@ -1,6 +1,7 @@
 """test.py options: several processes, sweeps, no-reference metrics, FID, and rejected arguments."""
 
 import csv
+import json
 import os
 import shutil
 import subprocess
@@ -85,7 +86,7 @@ def test_without_pyiqa_no_reference_metrics_give_one_error_line(here, capsys, mo
     assert run_test("--nr", "niqe,musiq", "--pred", "tests/input") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("test.py: pyiqa is missing") and "pip install restore_diff[iqa]" in line
-    assert "PolyForm Noncommercial" in line
+    assert "PolyForm Noncommercial" in line and "S-Lab" in line
     assert not Path("scores").exists()
 
 
@@ -94,7 +95,9 @@ def test_without_torch_fidelity_the_other_metrics_are_computed(here, capsys, mon
     assert run_test("--fid", "--pred", "tests/input", "--target", "tests/target", "--metrics", "psnr") == 0
     printed = capsys.readouterr().out
     assert "PSNR (rgb)" in printed and "FID, KID not computed: " in printed
-    assert Path("scores/tests_input/distribution.json").exists()
+    found = json.loads(Path("scores/tests_input/distribution.json").read_text())
+    assert found["status"] == "unavailable" and "fid" not in found and "torch_fidelity" in found["reason"]
+    assert "pip install restore_diff[fid]" in found["reason"]
 
 
 @pytest.mark.parametrize(

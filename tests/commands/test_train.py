@@ -78,7 +78,7 @@ def test_the_run_folder_holds_all_that_the_run_depended_on(finished, monkeypatch
     monkeypatch.chdir(finished)
     assert {path.name for path in RUN.iterdir()} == {
         *("config.yaml", "command.txt", "environment.json", "metrics.jsonl", "log.txt", "status.json", "data.json"),
-        *("checkpoints", "samples", "tb", "test", ".lock"),
+        *("checkpoints", "samples", "tb", "test", ".lock", ".holder"),
     }
     assert load_config([str(RUN / "config.yaml")]) == load_config(["derain.yaml"], arguments()[4:])
     assert (RUN / "command.txt").read_text().startswith("train.py --cfg derain.yaml --device cpu model.base_channels=8")
@@ -178,7 +178,9 @@ def test_fresh_sets_the_earlier_run_aside_and_starts_from_nothing(done, capsys):
     before = tree(RUN)
     assert run_train("--fresh", "seed=1") == 0
     assert "the earlier run of this name is kept in runs/derain/previous-001" in capsys.readouterr().out
-    assert {name: data for name, data in before.items() if name != ".lock"} == tree(RUN / "previous-001")
+    assert {name: data for name, data in before.items() if name not in (".lock", ".holder")} == tree(
+        RUN / "previous-001"
+    )
     assert tensors(RUN, 4) != tensors(RUN / "previous-001", 4)
     assert len((RUN / "metrics.jsonl").read_text().splitlines()) == 5
 

@@ -9,7 +9,7 @@ from reading import half, names, same, take
 
 from restore_diff.data.images import ImageError, scan_files
 from restore_diff.data.loading import TrainingBatches
-from restore_diff.data.names import DataError, PairPath
+from restore_diff.data.names import DataError
 from restore_diff.data.pairs import PairList, find_pairs
 
 
@@ -124,19 +124,3 @@ def test_both_images_of_a_small_pair_are_padded_alike(make_images, data_config):
     pairs = find_pairs(str(gt.parent), "train", Path())
     (batch,) = take(TrainingBatches(pairs, None, data_config(crop_size_px=16, on_small="pad"), 4, 1, seed=0), 1)
     assert torch.equal(batch.clean, batch.degraded) and batch.clean.shape == (4, 3, 16, 16)  # type: ignore[arg-type]
-
-
-def test_a_mixture_does_not_depend_on_workers_processes_or_entry(make_images, data_config):
-    folders = [make_images(folder, [f"{i}.png" for i in range(num)]) for folder, num in (("a", 5), ("b", 3))]
-    files = [(part, path) for part, folder in enumerate(folders) for path in sorted(folder.iterdir())]
-    pairs = tuple(PairPath(None, path, f"{part}/{path.stem}", "rain", part) for part, path in files)
-    mixture = PairList("toy", pairs, weights=(1.0, 2.5))
-
-    def batches(num_workers=0, rank=0, world=1) -> TrainingBatches:
-        return TrainingBatches(mixture, half, data_config(num_workers=num_workers), 6, 1, 0, rank, world)
-
-    whole = take(batches(), 20)
-    assert names(take(batches(num_workers=2), 20)) == names(whole)
-    assert names(take(batches(), 5, step=15)) == names(whole[15:])
-    ranks = [take(batches(rank=rank, world=2), 20) for rank in range(2)]
-    assert [name for both in zip(*ranks, strict=True) for name in names(list(both))] == names(whole)

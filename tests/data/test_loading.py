@@ -152,15 +152,6 @@ def test_cached_images_are_read_once_within_the_limit(photographs, make_images, 
     assert (batches.num_cached, batches.num_images) == (2, 5)  # 480,000 bytes each
 
 
-def test_pairs_of_different_sizes_are_reported_before_training(make_images, tmp_path, data_config):
-    for folder, width in (("lq", 16), ("gt", 17)):
-        make_images(f"set/{folder}", [f"{i:02}.png" for i in range(12)], size=(16, width))
-    pairs = find_pairs(str(tmp_path / "set"), "train", Path("none"))
-    message = r"12 pairs of different sizes: .*lq/00\.png is 16x16, .*gt/00\.png is 17x16.*2 more"
-    with pytest.raises(DataError, match=message):
-        TrainingBatches(pairs, None, data_config(), 2, 1, seed=0)
-
-
 def test_a_batch_that_cannot_be_split_evenly_is_refused(photographs, data_config):
     with pytest.raises(ValueError, match=r"batch_size=10 .*2 micro batches x 3 processes; nearest: 6 or 12"):
         TrainingBatches(photographs, RAIN, data_config(), 10, 2, 0, rank=0, world=3)

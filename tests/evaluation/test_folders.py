@@ -1,5 +1,7 @@
 """Two folders of finished images: paired by name, never resized, rejected before scoring if anything is wrong."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -20,7 +22,7 @@ def save(folder, name, seed, size=(20, 24)):
 
 
 @pytest.fixture
-def folders(tmp_path):
+def folders(tmp_path) -> tuple[Path, Path]:
     for seed, name in enumerate(("10.png", "9.png", "x.png")):
         save(tmp_path / "pred", name, seed)
         save(tmp_path / "target", name, seed + 1)

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from restore_diff.evaluation.report import per_image_csv
 restored_names: list[str] = []
 
 
-def restore(degraded: torch.Tensor, names: list[str], seed: int) -> torch.Tensor:
+def restore(degraded: torch.Tensor, names: Sequence[str], seed: int) -> torch.Tensor:
     restored_names.extend(names)
     return (degraded * 0.9 + 0.01 * seed).clamp(0, 1)
 

@@ -63,7 +63,6 @@ def exported():
     )
 
 
-@pytest.mark.slow
 def test_the_file_computes_the_networks_output_at_any_size(exported):
     model, (content, difference) = exported
     assert 0 < difference < 1e-5
@@ -78,7 +77,6 @@ def test_the_file_computes_the_networks_output_at_any_size(exported):
         torch.testing.assert_close(predict(x_t, t, degraded), expected, rtol=0, atol=1e-5 * expected.abs().max())
 
 
-@pytest.mark.slow
 def test_a_sampler_needs_only_the_file_and_its_metadata(exported):
     model, (content, _) = exported
     metadata = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
@@ -99,7 +97,6 @@ def test_a_sampler_needs_only_the_file_and_its_metadata(exported):
     torch.testing.assert_close(theirs.restore(degraded, ["a"]), restored, rtol=0, atol=1e-4)
 
 
-@pytest.mark.slow
 def test_the_file_names_its_axes_and_holds_no_local_path(exported):
     _, (content, _) = exported
     graph = onnx.load_from_string(content).graph
@@ -109,7 +106,6 @@ def test_the_file_names_its_axes_and_holds_no_local_path(exported):
     assert b".py" not in content
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("change", "shown"), [(1e-3, r"\d\.\de-04"), (float("nan"), "nan"), (None, r".*")])
 def test_a_file_with_another_output_is_refused(change, shown, exported, monkeypatch):
     """The change is to one bias; None: all outputs are zero."""
@@ -117,6 +113,7 @@ def test_a_file_with_another_output_is_refused(change, shown, exported, monkeypa
     other = UNet(CONFIG.model).eval()
     if change is not None:
         other.load_state_dict(model.state_dict())
+        assert other.conv_out.bias is not None
         with torch.no_grad():
             other.conv_out.bias[0] += change
     monkeypatch.setattr(exporter, "_traced", lambda model, metadata: content)
@@ -132,11 +129,14 @@ def test_an_unreadable_file_is_reported_in_one_line(monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_a_network_beyond_two_gibibytes_is_refused_untraced():
-    config = replace(CONFIG.model, base_channels=6000)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"base_channels": 6000}, "at most 2 GiB"), ({"condition_channels": 0}, "condition_channels is 0")],
+)
+def test_an_unsupported_network_is_refused_before_the_trace(change, message):
     with torch.device("meta"):
-        model = UNet(config)
-    with pytest.raises(OnnxError, match="at most 2 GiB"):
+        model = UNet(replace(CONFIG.model, **change))
+    with pytest.raises(OnnxError, match=message):
         to_onnx(model, {})
 
 

@@ -135,11 +135,3 @@ def test_fid_of_few_images_is_reported_with_a_warning(pairs, tmp_path, monkeypat
     assert "without antialiasing" in found["resize"] and found["tool"] == Sums.tool
     monkeypatch.setattr(folders, "MIN_IMAGES", 3)
     assert len(score_distributions(pairs, tmp_path / "out", torch.device("cpu"))) == 1
-
-
-def test_without_torch_fidelity_fid_is_reported_as_unavailable(pairs, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-    (line,) = score_distributions(pairs, tmp_path / "out", torch.device("cpu"))
-    assert line.startswith("FID, KID not computed: ") and "pip install restore_diff[fid]" in line
-    found = json.loads((tmp_path / "out" / "distribution.json").read_text())
-    assert found["status"] == "unavailable" and "fid" not in found and "torch_fidelity" in found["reason"]

@@ -61,15 +61,6 @@ def folder(stand_in, tmp_path):
     return photographs
 
 
-def test_without_pyiqa_the_message_names_the_extra_and_the_licence(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyiqa", None)
-    with pytest.raises(MetricUnavailable) as caught:
-        NoReference(["niqe"])
-    message = str(caught.value)
-    assert "pip install restore_diff[iqa]" in message and "PolyForm Noncommercial" in message and "S-Lab" in message
-    assert "\n" not in message
-
-
 def test_images_are_scored_in_unit_range_by_metric_name(stand_in):
     metric = NoReference(["niqe", "brisque"])
     scores = metric(torch.full((3, 10, 12), 51, dtype=torch.uint8))

@@ -57,7 +57,7 @@ def test_the_status_is_replaced_whole(tmp_path):
         run.write_status("failed", 456, "loss is nan at step 457")
     status = json.loads((tmp_path / "status.json").read_text())
     assert status == {"state": "failed", "step": 456, "reason": "loss is nan at step 457"}
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".lock", "checkpoints", "status.json"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".holder", ".lock", "checkpoints", "status.json"]
 
 
 def test_an_earlier_run_is_set_aside_and_never_overwritten(tmp_path):
@@ -68,5 +68,5 @@ def test_an_earlier_run_is_set_aside_and_never_overwritten(tmp_path):
             assert run.set_aside() == tmp_path / f"previous-{number}"
         assert (tmp_path / "previous-001" / "status.json").exists()
         assert sorted(entry.name for entry in tmp_path.iterdir()) == [
-            ".lock", "checkpoints", "previous-001", "previous-002",
+            ".holder", ".lock", "checkpoints", "previous-001", "previous-002",
         ]  # fmt: skip

@@ -139,5 +139,5 @@ def test_the_weights_at_its_end_restore(folder):
 def test_a_network_that_is_told_the_weather_is_refused(tmp_path):
     done = torchrun(tmp_path, "model.hint=true")
     assert done.returncode != 0
-    assert "train_sharded.py: model.hint: sharded training does not tell the network the weather\n" in done.stderr
+    assert "train_sharded.py: model.hint: sharded training does not support weather labels\n" in done.stderr
     assert not (tmp_path / "runs").exists()

@@ -1,4 +1,4 @@
-"""Weathers come one upon the other, each picture its own, as the mixture or the picture's own name for it says."""
+"""The weather renderer: layers, mixture, camera."""
 
 import math
 import pickle
@@ -39,19 +39,19 @@ def made(config: DataConfig, *pairs: PairPath) -> WeatherRenderer:
     return renderer
 
 
-def test_rain_alone_is_that_of_its_renderer_bit_for_bit():
+def test_a_single_kind_equals_its_render_function_bitwise():
     clean, seeds, config = photographs(6), [5, 2, 8, 8, 1, 0], DataConfig(weather="rain")
     assert torch.equal(made(config)(clean, seeds), Rendering(render_rain, config.rain)(clean, seeds))
 
 
 @pytest.mark.parametrize("first", ["rain", "snow"])
-def test_haze_lies_before_what_falls(first: str):
+def test_haze_is_applied_after_rain_or_snow(first: str):
     clean, seeds, config = photographs(4), range(4), DataConfig(weather=f"{first}+haze")  # type: ignore[arg-type]
     falling = Rendering(render_rain, config.rain) if first == "rain" else Rendering(render_snow, config.snow)
     assert torch.equal(made(config)(clean, seeds), Rendering(render_haze, config.haze)(falling(clean, seeds), seeds))
 
 
-def test_the_camera_comes_last_and_sees_every_picture():
+def test_the_camera_is_applied_last_to_every_image():
     clean, seeds = photographs(8), range(8)
     mixture: Mixture = {"none": 1, "rain": 1, "rain+haze": 1}
     taken = weather(mixture, NOISY)(clean, seeds)
@@ -82,7 +82,7 @@ def add(value: float):
     return lambda images, seeds: images + value
 
 
-def test_a_picture_depends_on_its_own_row_alone():
+def test_an_image_depends_on_its_own_row_only():
     clean, seeds = photographs(8), [3, 1, 4, 1, 5, 9, 2, 6]
     weathers: list[Weather | None] = [None, "haze", None, "rain", None, None, "none", "rain+haze"]
     renderer = weather({"rain": 1, "haze": 1, "none": 1}, NOISY)
@@ -92,7 +92,7 @@ def test_a_picture_depends_on_its_own_row_alone():
         torch.testing.assert_close(alone[0], together[row], atol=1e-6, rtol=0)
 
 
-def test_a_picture_that_names_its_weather_gets_it_whatever_the_mixture():
+def test_a_named_weather_overrides_the_mixture():
     clean = photographs(3)
     degraded = weather({"rain": 1})(clean, [7, 7, 7], ["haze", "none", None])
     assert torch.equal(degraded[0], LAYERS["haze"](clean[:1], [7])[0])
@@ -100,7 +100,7 @@ def test_a_picture_that_names_its_weather_gets_it_whatever_the_mixture():
     assert torch.equal(degraded[2], LAYERS["rain"](clean[2:], [7])[0])
 
 
-def test_the_clean_pictures_stay_as_they_are():
+def test_the_clean_images_are_not_modified():
     clean = photographs(4)
     before = clean.clone()
     weather({"none": 1, "rain+haze": 1}, NOISY)(clean, range(4)).zero_()
@@ -109,18 +109,18 @@ def test_the_clean_pictures_stay_as_they_are():
 
 
 @pytest.mark.parametrize(("seeds", "weathers"), [([0], None), ([0, 1, 2], None), ([0, 1], ["rain"]), ([0, 1], [])])
-def test_a_missing_seed_or_weather_is_refused(seeds: list[int], weathers: list[Weather | None] | None):
+def test_a_missing_seed_or_weather_is_rejected(seeds: list[int], weathers: list[Weather | None] | None):
     with pytest.raises(ValueError, match="one seed and one weather per image, got 2 images"):
         weather({"rain": 1})(photographs(2), seeds, weathers)
 
 
-def test_the_renderer_survives_the_way_to_a_worker():
+def test_the_renderer_can_be_pickled():
     renderer = made(DataConfig(weather={"rain": 1, "snow+haze": 2, "raindrop": 1}, camera=NOISY))
     sent = pickle.loads(pickle.dumps(renderer))
     assert torch.equal(sent(photographs(4), range(4)), renderer(photographs(4), range(4)))
 
 
-def test_there_is_no_renderer_where_nothing_says_what_to_render():
+def test_no_renderer_is_built_without_weather():
     clean_only, hazy = PairPath(None, Path("a.png"), "a"), PairPath(None, Path("b.png"), "b", "haze")
     genuine = PairPath(Path("c_rain.png"), Path("c.png"), "c")
     nothing = DataConfig(weather="none")
@@ -131,13 +131,13 @@ def test_there_is_no_renderer_where_nothing_says_what_to_render():
     assert torch.equal(degraded, Rendering(render_haze, nothing.haze)(photographs(1), [0]))
 
 
-def test_settings_of_a_weather_that_is_not_rendered_do_not_matter():
+def test_settings_of_unused_kinds_are_ignored():
     config = DataConfig(weather="haze", rain=RainConfig(textures="no/such/folder"))
     assert set(made(config).layers) == {"haze"}
     assert set(made(config, PairPath(None, Path("a.png"), "a", "snow+haze")).layers) == {"haze", "snow"}
 
 
 @pytest.mark.parametrize("wrong", [{}, {"rain": 0.0}, {"rain+": 1.0}, "rain haze", {"rain": -1.0}])
-def test_impossible_mixtures_are_refused(wrong):
+def test_invalid_mixtures_are_rejected(wrong):
     with pytest.raises(ValidationError, match="weather"):
         DataConfig(weather=wrong)

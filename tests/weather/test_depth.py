@@ -1,4 +1,4 @@
-"""Depth that is made up looks like that of scenes: far above near, smooth but at the photograph's edges."""
+"""Procedural depth."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_a_map_depends_on_its_own_photograph_and_seed_alone():
     assert not torch.allclose(together[0], together[1], atol=1e-3)
 
 
-def test_whole_photographs_hold_depths_as_the_hazy_benchmarks_do():
+def test_the_depth_distribution_resembles_sots_indoor():
     """In SOTS-indoor half of the pixels lie below 0.4 of the largest depth, 1 % below 0.2 and 5 % above 0.8."""
     depth = procedural_depth(grey(150, FRAME_PX, FRAME_PX), range(150)).flatten(1)
     nearest, median, farthest = torch.quantile(depth[:, ::7], torch.tensor([0.01, 0.5, 0.95]), dim=1).mean(1)
@@ -41,7 +41,7 @@ def test_whole_photographs_hold_depths_as_the_hazy_benchmarks_do():
     assert depth.mean(1).std() > 0.1
 
 
-def test_what_is_higher_in_the_picture_is_mostly_farther():
+def test_higher_parts_of_an_image_are_mostly_farther():
     depth = procedural_depth(grey(300, FRAME_PX, 40), range(300)).mean((1, 3))
     top, bottom = depth[:, :40].mean(1), depth[:, -40:].mean(1)
     assert top.mean() > bottom.mean() + 0.15
@@ -56,7 +56,7 @@ def test_a_crop_sees_a_part_of_a_scene():
     assert crops.mean((1, 2, 3)).std() > whole.mean((1, 2, 3)).std()
 
 
-def test_the_view_of_a_crop_is_a_window_somewhere_in_the_scene():
+def test_a_crop_shows_a_random_window_of_the_scene():
     seen = view(grey(200, 64, 128), range(200))
     for axis, size in ((seen.y[:, 0, :, 0], 64), (seen.x[:, 0, 0], 128)):
         steps = axis.diff(dim=1)
@@ -65,7 +65,7 @@ def test_the_view_of_a_crop_is_a_window_somewhere_in_the_scene():
         assert axis[:, 0].max() - axis[:, 0].min() > 0.9 * (1 - size / FRAME_PX)
 
 
-def test_the_view_of_a_photograph_is_all_of_the_scene_whatever_the_seed():
+def test_a_large_photograph_shows_the_whole_scene():
     seen = view(grey(2, 400, FRAME_PX), [0, 1])
     for axis, size in ((seen.y[:, 0, :, 0], 400), (seen.x[:, 0, 0], FRAME_PX)):
         expected = ((torch.arange(size) + 0.5) / size).expand(2, -1)
@@ -84,7 +84,7 @@ def test_edges_of_depth_are_edges_of_the_photograph():
     assert (at_edge > 5 * elsewhere).float().mean() > 0.6
 
 
-def test_the_darker_side_is_mostly_the_nearer_one():
+def test_darker_parts_are_mostly_nearer():
     clean = torch.full((200, 3, 64, 64), 0.2)
     clean[..., 32:] = 0.9
     depth = procedural_depth(clean, range(200))
@@ -92,13 +92,13 @@ def test_the_darker_side_is_mostly_the_nearer_one():
     assert 0.6 < brighter_is_farther < 0.95
 
 
-def test_fine_texture_is_no_depth():
+def test_fine_texture_does_not_change_the_depth():
     texture = 0.5 + 0.1 * torch.randn(20, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     steps = procedural_depth(texture.clamp(0, 1), range(20)).diff(dim=-1).abs()
     assert steps.mean() < 0.1 * texture.mean(1, keepdim=True).diff(dim=-1).abs().mean()
 
 
-def test_fields_are_smooth_and_other_ones_for_each_purpose():
+def test_fields_are_smooth_and_differ_between_purposes():
     seen = view(grey(20, FRAME_PX, FRAME_PX), range(20))
     first, second = smooth_fields(seen, range(20), "first"), smooth_fields(seen, range(20), "second")
     assert first.min() >= 0 and first.max() <= 1

@@ -1,4 +1,4 @@
-"""The camera adds the noise of its sensor and the loss of JPEG, each as asked for, and nothing unasked."""
+"""The camera model: sensor noise and JPEG."""
 
 import io
 import math
@@ -42,14 +42,14 @@ def by_pillow(image: Tensor, quality: int) -> Tensor:
     return torch.from_numpy(np.asarray(Image.open(file)).copy()).permute(2, 0, 1).float() / 255
 
 
-def test_a_camera_of_which_nothing_is_asked_hands_the_pictures_on():
+def test_a_camera_that_is_off_returns_its_input():
     images = photographs(2)
     assert take(images, CameraConfig(), [0, 1]) is images
 
 
 @pytest.mark.parametrize("light", [0.0, 0.1, 0.25, 0.5])
 @pytest.mark.parametrize(("shot", "read"), [(0.004, 0.0), (0.0, 0.03), (0.004, 0.03)])
-def test_the_variance_of_the_noise_is_that_of_poisson_and_gauss(light: float, shot: float, read: float):
+def test_the_noise_variance_follows_the_poisson_gaussian_model(light: float, shot: float, read: float):
     """On linear light x: shot * x + read^2 (Foi et al. 2008). At 0 the half below is cut off."""
     flat = linear_rgb_to_rgb(torch.full((2, 3, 128, 128), light))
     noisy = rgb_to_linear_rgb(add_sensor_noise(flat, noise(shot, read), [0, 1]))
@@ -74,7 +74,7 @@ def test_noise_of_pixels_and_colours_is_independent():
         assert abs(float((first * second).mean())) < 0.03
 
 
-def test_the_strength_of_the_noise_is_drawn_anew_for_each_picture():
+def test_the_noise_strength_is_drawn_per_image():
     flat = linear_rgb_to_rgb(torch.full((200, 3, 16, 16), 0.5))
     config = CameraConfig(shot_noise=(0.0, 0.0), read_noise=(0.01, 0.05))
     strengths = rgb_to_linear_rgb(add_sensor_noise(flat, config, range(200))).std((1, 2, 3))
@@ -83,7 +83,7 @@ def test_the_strength_of_the_noise_is_drawn_anew_for_each_picture():
 
 
 @pytest.mark.parametrize("quality", [1, 30, 75, 100])
-def test_jpeg_is_that_of_pillow(quality: int):
+def test_jpeg_equals_that_of_pillow(quality: int):
     images = photographs(2, 41, 59)
     compressed = compress(images, jpeg(quality, quality), [0, 1])
     for image, result in zip(images, compressed, strict=True):
@@ -99,7 +99,7 @@ def test_every_quality_of_the_range_occurs():
 
 
 @pytest.mark.parametrize("share", [0.2, 0.9])
-def test_the_share_of_pictures_is_compressed_and_the_others_stay(share: float):
+def test_the_requested_share_of_images_is_compressed(share: float):
     images = photographs(1, 16, 16).expand(400, -1, -1, -1)
     compressed = compress(images, jpeg(30, 30, share), range(400))
     num_changed = int((compressed != images).flatten(1).any(1).sum())
@@ -113,7 +113,7 @@ def test_noise_comes_before_compression():
     assert torch.equal(take(images, camera, [3, 4]), expected)
 
 
-def test_a_picture_depends_on_its_own_seed_alone_and_the_scene_stays_as_it_is():
+def test_the_camera_depends_on_the_own_seed_and_keeps_its_input():
     images, seeds = photographs(5), [3, 1, 4, 1, 5]
     before = images.clone()
     together = take(images, ALL, seeds)
@@ -136,7 +136,7 @@ def test_values_stay_in_range_at_every_size(height: int, width: int, dtype: torc
         assert taken.min() >= 0 and taken.max() <= 1
 
 
-def test_the_camera_survives_the_way_to_a_worker():
+def test_the_camera_can_be_pickled():
     camera = pickle.loads(pickle.dumps(Rendering(take, ALL)))
     assert torch.equal(camera(photographs(2), [8, 9]), take(photographs(2), ALL, [8, 9]))
 
@@ -144,6 +144,6 @@ def test_the_camera_survives_the_way_to_a_worker():
 @pytest.mark.parametrize(
     "wrong", [{"jpeg_quality": (0, 50)}, {"jpeg_quality": (50, 101)}, {"jpeg": 1.5}, {"read_noise": (0.1, 0.0)}]
 )
-def test_an_impossible_camera_is_refused(wrong: dict):
+def test_invalid_camera_settings_are_rejected(wrong: dict):
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         CameraConfig(**wrong)

@@ -1,4 +1,4 @@
-"""Pieces of textures are what lies in the files, at random places, without edges, the same for the same draw."""
+"""Texture folders and rain cut out of them."""
 
 import pickle
 
@@ -42,7 +42,7 @@ def slashes() -> np.ndarray:
     return np.where((rows + columns) % 14 < 4, 200, 0)
 
 
-def test_the_same_draw_gives_the_same_piece_and_another_draw_another(write):
+def test_equal_draws_give_equal_crops_and_other_draws_others(write):
     folder = write("a.png", np.random.default_rng(0).integers(0, 256, (40, 50)))
     textures = TextureFolder(folder)
     first, second, third = (textures.crop(8, 9, generator(seed)) for seed in (1, 2, 1))
@@ -95,7 +95,7 @@ def test_a_piece_larger_than_its_picture_has_no_edge(write):
     assert ramp.diff(dim=2).abs().max() < 0.01
 
 
-def test_layers_of_several_sizes_lean_alike_and_add_up_to_one_at_most(write):
+def test_layers_of_several_scales_share_their_direction_and_clip_at_1(write):
     folder = write("a.png", slashes())
     for piece in pieces(folder, 8, 60, 60, scales=(1.0, 0.5)):
         down = (piece[0, 2:, 1:-1] - piece[0, :-2, 1:-1]).flatten()
@@ -120,7 +120,7 @@ def test_pieces_of_every_size(write, height: int, width: int):
         assert pieces(write("a.png", [[0, 9, 0, 4]]), 2, height, width, (scale,)).shape == (2, 1, height, width)
 
 
-def test_a_folder_without_images_is_refused(tmp_path):
+def test_a_folder_without_images_is_rejected(tmp_path):
     with pytest.raises(DataError, match="no such folder of textures"):
         build.renderer(DataConfig(weather="rain", rain=RainConfig(textures=str(tmp_path / "nowhere"))))
     (tmp_path / "text.txt").touch()
@@ -129,7 +129,7 @@ def test_a_folder_without_images_is_refused(tmp_path):
     assert build.renderer(DataConfig(weather="haze", rain=RainConfig(textures=str(tmp_path)))) is not None
 
 
-def test_damaged_and_black_pictures_are_told(write, tmp_path):
+def test_damaged_and_black_textures_are_rejected(write, tmp_path):
     folder = write("black.png", np.zeros((8, 8)))
     with pytest.raises(ImageError, match=r"black\.png: all black"):
         pieces(folder, 1, 4, 4)
@@ -155,7 +155,7 @@ def test_streaks_of_textures_add_light_of_the_brightness_asked_for(write):
     torch.testing.assert_close(veiled, (clean + added) * 0.7 + 0.8 * 0.3)
 
 
-def test_textured_rain_depends_on_the_seed_alone_also_in_another_process(write):
+def test_textured_rain_depends_on_the_seed_only(write):
     clean = torch.rand(3, 3, 40, 40, generator=generator(0))
     config = RainConfig(textures=write("a.png", slashes()))
     together = render_rain(clean, config, [7, 8, 7])
