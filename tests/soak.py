@@ -124,16 +124,16 @@ def restore(folder: Path, checkpoint: Path, output: str, *arguments: str, kill_a
     command = [sys.executable, str(TESTS.parent / "restore.py"), "-i", "photos", "-o", output, "-q"]
     command += ["--ckpt", str(checkpoint), "--device", "cpu", *arguments]
     memory = []
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=output, stderr=output)
+    with tempfile.TemporaryFile("w+") as printed:
+        process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=printed, stderr=printed)
         while process.poll() is None:
             num_done = len(visible(folder / output))
             if kill_at is not None and num_done >= kill_at:
                 process.kill()
             memory.append((num_done, memory_mb(process.pid)))
             time.sleep(0.002 if kill_at is not None else SAMPLE_EVERY_S)
-        output.seek(0)
-        return Ended(process.returncode, output.read(), memory)
+        printed.seek(0)
+        return Ended(process.returncode, printed.read(), memory)
 
 
 def visible(folder: Path) -> dict[str, tuple[int, int]]:
