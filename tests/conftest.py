@@ -1,4 +1,4 @@
-"""One thread a process: the tests' tensors are tiny, and several test processes share the cores."""
+"""One torch thread for each test process: the tensors are tiny, and several processes share the cores."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Mutated checkpoints for fuzz_settings.py: of a run folder with two of them, and of a weights file."""
+"""Mutated checkpoints for fuzz_settings.py: a run folder with two checkpoints and a weights file."""
 
 import atexit
 import contextlib
@@ -87,7 +87,7 @@ class Batch:
 
 @cache
 def prepare() -> tuple[Path, dict[int, dict[str, str]]]:
-    """A run folder, a weights file in it, and what each checkpoint holds."""
+    """Return a run folder with a weights file, and the digests of each checkpoint."""
     run = Path(tempfile.mkdtemp(prefix="originals-"))
     atexit.register(shutil.rmtree, run)
     optimisation, saved, best = _optimisation(), {}, Best(step=STEPS[0], metric="psnr", score=30.0)
@@ -102,10 +102,10 @@ def prepare() -> tuple[Path, dict[int, dict[str, str]]]:
 
 
 def attempt(draw: random.Random, folder: Path) -> list[str]:
-    """What the readers tell of a mutated run folder; nothing where all of them take it."""
+    """Return the error lines for a mutated run folder; none if it is read."""
     original, saved = prepare()
     run = shutil.copytree(original, folder / "run")
-    # A mutation that makes the checksums anew is a checkpoint of somebody else: it may be read, and must be harmless.
+    # A forged checkpoint with valid checksums may be read, but must be harmless.
     faithful = draw.choice([_damage, _damage, _exchange, _forge])(run, draw)
     lines = _restoring(run, draw, saved, faithful)
     return lines + _resuming(run, saved, faithful)
@@ -119,10 +119,10 @@ def _restoring(run: Path, draw: random.Random, saved: dict[int, dict[str, str]],
             _, config, weights = trained.load_experiment(path)
             if faithful and path.suffix == "":
                 found = digests_of_averages(weights.tensors)
-                assert found == saved[weights.step]["averages"], "the averaged weights are not those that were saved"
+                assert found == saved[weights.step]["averages"], "the averaged weights differ from the saved ones"
             restorer, _ = trained.trained_restorer(path, config, weights, CPU)
             restorer.restore(torch.full((1, 3, 8, 8), 0.5), ["grey"])
-    except (*USER_ERRORS, FloatingPointError) as error:  # the latter is told of the image, not of the run
+    except (*USER_ERRORS, FloatingPointError) as error:  # FloatingPointError concerns the image
         return printed.getvalue().splitlines() + [printable(line) for line in lines_of(error)]
     return printed.getvalue().splitlines()
 
@@ -136,10 +136,10 @@ def _resuming(run: Path, saved: dict[int, dict[str, str]], faithful: bool) -> li
             training = CONFIG.training
             parts = optimisation, batches, training, experiment, folder, log, Interruption(), None
             trainer = Trainer(*parts, best_metric="psnr")
-            assert trainer.step or not some, "started anew over a checkpoint"
+            assert trainer.step or not some, "restarted from step 0 despite a checkpoint"
             if faithful and trainer.step:
                 found = digests(take_snapshot(optimisation, trainer.step, None, experiment))
-                assert found == saved[trainer.step], "resumed what was not saved"
+                assert found == saved[trainer.step], "the resumed state differs from the saved one"
             trainer.run()
     except (*USER_ERRORS, TrainingStopped) as error:
         return [printable(line) for line in lines_of(error)]
@@ -157,13 +157,13 @@ def _optimisation() -> Optimisation:
 
 
 def _damage(run: Path, draw: random.Random) -> bool:
-    """Bytes of one or two files."""
+    """Change bytes of one or two files."""
     for _ in range(draw.randint(1, 2)):
         path = draw.choice([path for path in run.rglob("*") if path.is_file()])
         data = bytearray(path.read_bytes()) or bytearray(1)
         kind = draw.choice(["flip", "flip", "flip", "cut", "longer", "zero", "empty", "sparse"])
         if kind == "flip":
-            end = draw.choice([len(data), min(len(data), 3000)])  # rather the header
+            end = draw.choice([len(data), min(len(data), 3000)])  # the header
             for _ in range(draw.choice([1, 1, 5])):
                 data[draw.randrange(end)] ^= 1 << draw.randrange(8)
         elif kind == "zero":
@@ -178,7 +178,7 @@ def _damage(run: Path, draw: random.Random) -> bool:
 
 
 def _exchange(run: Path, draw: random.Random) -> bool:
-    """Whole files and folders: swapped, gone, of another kind, under another name."""
+    """Swap, remove, rename or replace whole files and folders."""
     folder = run / "checkpoints"
     first, second = (folder / f"{step:08d}" for step in STEPS)
     path = draw.choice([second / name for name in (*TENSORS, STATE)] + [folder / BEST, run / "weights.safetensors"])
@@ -206,7 +206,7 @@ def _exchange(run: Path, draw: random.Random) -> bool:
 
 
 def _forge(run: Path, draw: random.Random) -> bool:
-    """Edit values of the newest checkpoint, or of the weights file, and make the checksums anew."""
+    """Edit values of the newest checkpoint or of the weights file, and recompute the checksums."""
     newest = run / f"checkpoints/{max(STEPS):08d}"
     state = json.loads((newest / STATE).read_text())
     del state["sha256"]
@@ -225,7 +225,7 @@ def _forge(run: Path, draw: random.Random) -> bool:
 
 
 def _forged_tensors(data: bytes, draw: random.Random) -> bytes:
-    """The header, a length in 8 bytes and JSON, says something else of the same tensors."""
+    """Change the header (a length in 8 bytes, then JSON) of the tensors."""
     length = struct.unpack("<Q", data[:8])[0]
     header, body = json.loads(data[8 : 8 + length]), bytearray(data[8 + length :])
     name = draw.choice([key for key in header if key != "__metadata__"])
@@ -262,7 +262,7 @@ def _forged_tensors(data: bytes, draw: random.Random) -> bytes:
 
 
 def _edit(values: dict[str, Any], draw: random.Random) -> None:
-    """One to three values somewhere in a tree of JSON: another one, gone, under another name, nested deeply."""
+    """Change, remove, rename or nest one to three values in a JSON tree."""
     for _ in range(draw.randint(1, 3)):
         node: Any = values
         while children := [child for child in node.values() if isinstance(child, dict) and child]:

@@ -53,7 +53,7 @@ SEEDS.append(to_yaml(ExperimentConfig()))
 
 
 def attempt(draw: random.Random, folder: Path) -> list[str]:
-    """The problems that load_config tells of a mutated file and mutated overrides; none where it takes them."""
+    """Return the problems of a mutated file and mutated overrides; none if load_config reads them."""
     path = folder / "mutated.yaml"
     data = mutated(draw.choice(SEEDS), draw)
     path.write_bytes(data)
@@ -69,12 +69,12 @@ def attempt(draw: random.Random, folder: Path) -> list[str]:
         return error.problems
     printed = folder / "printed.yaml"
     printed.write_text(to_yaml(config))
-    assert load_config([str(printed)]) == config, "the printed config is another one"
+    assert load_config([str(printed)]) == config, "the printed config differs"
     return []
 
 
 def mutated(text: str, draw: random.Random) -> bytes:
-    """Up to four edits of lines and values, then perhaps of bytes."""
+    """Edit up to four lines and values, then possibly bytes."""
     lines = text.splitlines()
     for _ in range(draw.choice([1, 1, 1, 2, 4])):
         draw.choice([_value, _value, _delete, _double, _splice, _indent, _insert, _misspell])(lines, draw)

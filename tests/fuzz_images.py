@@ -1,11 +1,11 @@
-"""Damaged image files through the real restore.py: each is restored, or refused with one line.
+"""Restore damaged image files with restore.py: each must be restored, or refused in one line.
 
-python tests/fuzz_images.py --num 10000 --seed 0            a table by format; exit code 1 and a list of what was found
-python tests/fuzz_images.py --only 1234 --seed 0 --keep x   that file again, kept in the folder x
+python tests/fuzz_images.py --num 10000 --seed 0            a table by format; exit code 1 if there are findings
+python tests/fuzz_images.py --only 1234 --seed 0 --keep x   repeat one file and keep it in the folder x
 
-File k of a seed is the same on every machine with the same Pillow. Each goes through a worker process that may use 5 s
-of processor time for it and 2 GB of memory, and may say nothing but that line: a crash, a hang, an exception that is
-not ours, a changed input, a half output, and what a library prints (but for libtiff) are findings. Linux only.
+File k of a seed is the same on every machine with the same Pillow. A worker process may use 5 s of processor time and
+2 GB of memory for each file. Findings: a crash, a hang, an unexpected exception, a changed input, a partial output,
+and any other output, also of libraries (except libtiff). Linux only.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def fuzz(numbers, seed: int, folder: Path) -> list[dict]:
-    """What became of each file; a worker that dies or hangs is a finding, and the next one goes on."""
+    """Return the result of each file. A worker that dies or hangs is a finding and is replaced."""
     results, worker = [], None
     for number in numbers:
         worker = worker or _Worker(seed, folder)
@@ -80,7 +80,7 @@ def table(results: list[dict]) -> str:
 
 
 class _Worker:
-    """A process that restores the files of a seed whose numbers it is sent."""
+    """A process that restores files of a seed by number."""
 
     def __init__(self, seed: int, folder: Path):
         command = [sys.executable, __file__, "--worker", "--seed", str(seed), "--keep", str(folder)]
@@ -102,7 +102,7 @@ class _Worker:
                 return self._lost(number, f"hangs: more than {self._cpu_s() - used:.1f} s of processor time")
         answer = self._receive()
         if answer and "number" not in answer:
-            raise RuntimeError(answer["problem"])  # of this program, not of what it tests
+            raise RuntimeError(answer["problem"])  # a fault of this program, not of the tested one
         return answer or self._lost(number, "the process died")
 
     def end(self) -> None:
@@ -146,15 +146,15 @@ def work(seed: int, folder: Path) -> int:
     limit = pages * resource.getpagesize() + LIMIT_MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     answers = os.fdopen(os.dup(1), "w")
-    said = tempfile.TemporaryFile()  # noqa: SIM115  as long as the process
+    printed = tempfile.TemporaryFile()  # noqa: SIM115  as long as the process
     for descriptor in (1, 2):
-        os.dup2(said.fileno(), descriptor)
+        os.dup2(printed.fileno(), descriptor)
     sys.stdout, sys.stderr = (io.TextIOWrapper(os.fdopen(os.dup(n), "wb"), write_through=True) for n in (1, 2))
     answers.write("{}\n")
     answers.flush()
     try:
         for line in sys.stdin:
-            answers.write(json.dumps(_answer(int(line), seed, originals, restore.main, folder, said)) + "\n")
+            answers.write(json.dumps(_answer(int(line), seed, originals, restore.main, folder, printed)) + "\n")
             answers.flush()
     except BaseException:
         answers.write(json.dumps({"problem": traceback.format_exc()}) + "\n")
@@ -162,20 +162,20 @@ def work(seed: int, folder: Path) -> int:
     return 0
 
 
-def _answer(number: int, seed: int, originals: dict[str, list[bytes]], main, folder: Path, said) -> dict:
+def _answer(number: int, seed: int, originals: dict[str, list[bytes]], main, folder: Path, printed) -> dict:
     draw = random.Random(f"{seed} {number}")
     kind = draw.choice(list(originals))
     everything = [content for contents in originals.values() for content in contents]
     content = fuzz_seeds.damaged(draw.choice(originals[kind]), everything, draw)
-    return {"number": number, "format": kind} | _tried(main, content, folder / f"{number}.png", said)
+    return {"number": number, "format": kind} | _tried(main, content, folder / f"{number}.png", printed)
 
 
-def _tried(main, content: bytes, path: Path, said) -> dict:
-    """Restore one file and look at what is left."""
+def _tried(main, content: bytes, path: Path, printed) -> dict:
+    """Restore one file and check the files that remain."""
     output = path.with_name("out") / path.name
     path.write_bytes(content)
-    said.seek(0)
-    said.truncate()
+    printed.seek(0)
+    printed.truncate()
     before = _forget_peak()
     started = time.process_time()
     try:
@@ -183,18 +183,18 @@ def _tried(main, content: bytes, path: Path, said) -> dict:
     except BaseException as error:
         code = f"{type(error).__name__}: {error}"
     cpu_s, mb = time.process_time() - started, _memory_mb("VmHWM") - before
-    said.seek(0)
-    lines = said.read().decode(errors="replace").splitlines()
-    if content.startswith(TIFF_SIGNATURES):  # libtiff writes of its own accord to descriptor 2, before us
+    printed.seek(0)
+    lines = printed.read().decode(errors="replace").splitlines()
+    if content.startswith(TIFF_SIGNATURES):  # libtiff writes to descriptor 2 itself
         lines = lines[lines.index("failed:") :] if "failed:" in lines else []
     problem = ""
     if code == 0:
-        problem = "" if not lines and output.stat().st_size else f"restored, and said {lines}"
+        problem = "" if not lines and output.stat().st_size else f"restored, with output {lines}"
     elif code == 3:
-        told = len(lines) == 2 and lines[0] == "failed:" and lines[1].startswith(f"  {path}: ")
-        reason = lines[1].partition(f"{path}: ")[2] if told else ""
+        named = len(lines) == 2 and lines[0] == "failed:" and lines[1].startswith(f"  {path}: ")
+        reason = lines[1].partition(f"{path}: ")[2] if named else ""
         odd = "Error" in reason.split("(")[0] or not reason or "damaged or truncated ()" in reason
-        problem = f"refused, and said {lines}" if not told or odd or output.exists() else ""
+        problem = f"refused, with output {lines}" if not named or odd or output.exists() else ""
     else:
         problem = f"ended with {code}: {lines[-3:]}"
     if path.read_bytes() != content:
@@ -209,7 +209,7 @@ def _tried(main, content: bytes, path: Path, said) -> dict:
 
 
 def _forget_peak() -> float:
-    """Start anew with the peak of this process's memory; what it is now."""
+    """Reset the peak of this process's memory; return its memory now in MB."""
     Path("/proc/self/clear_refs").write_text("5")
     return _memory_mb("VmRSS")
 
@@ -224,7 +224,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--num", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="one file")
-    parser.add_argument("--keep", default="", help="folder for the files of what was found")
+    parser.add_argument("--keep", default="", help="folder for the files with findings")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 

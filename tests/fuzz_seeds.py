@@ -1,4 +1,4 @@
-"""Small intact image files of every format and mode that is read, and ways to damage them."""
+"""Small intact image files in every supported format and mode, and functions that damage them."""
 
 import io
 import random
@@ -26,7 +26,7 @@ def _exif() -> bytes:
 
 
 def _photograph(width: int = 41, height: int = 29) -> Image.Image:
-    """Smooth with some noise, so that all of an encoder is used."""
+    """Return a smooth image with some noise, which uses all parts of an encoder."""
     y, x = np.mgrid[:height, :width]
     noise = np.random.default_rng(0).integers(0, 40, (height, width, 3))
     ramp = np.stack([x * 4, y * 6, (x + y) * 3], axis=-1)
@@ -40,7 +40,7 @@ def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def _several(kind: str) -> bytes:
-    """Three pictures, made anew: Pillow's writers leave settings in them."""
+    """Encode three new images: the writers of Pillow leave settings in them."""
     first, *others = (_photograph().rotate(90 * k) for k in range(3))
     return _saved(first, kind, save_all=True, append_images=others)
 
@@ -52,7 +52,7 @@ def _written(array: np.ndarray, **options: object) -> bytes:
 
 
 def seeds() -> dict[str, list[bytes]]:
-    """By format."""
+    """Return intact files by format."""
     rgb = _photograph()
     grey, palette, bits = rgb.convert("L"), rgb.quantize(50), rgb.convert("1")
     rgba, cmyk = rgb.copy(), rgb.convert("CMYK")
@@ -101,7 +101,7 @@ def seeds() -> dict[str, list[bytes]]:
 
 
 def damaged(content: bytes, others: list[bytes], draw: random.Random) -> bytes:
-    """One to three damages, one after the other; in a PNG file, half of the time with checksums that fit again."""
+    """Apply one to three damages; half of the damaged PNG files get correct checksums."""
     for _ in range(draw.randint(1, 3)):
         content = draw.choice(DAMAGES)(content, others, draw)
     return _with_checksums(content) if content.startswith(PNG_SIGNATURE) and draw.random() < 0.5 else content
@@ -119,7 +119,7 @@ def _truncate(content: bytes, others: list[bytes], draw: random.Random) -> bytes
 
 
 def _edit_number(content: bytes, others: list[bytes], draw: random.Random) -> bytes:
-    """A number that a decoder may take for a size, an offset or a count, more often near the start."""
+    """Overwrite a number that may be a size, an offset or a count, more often near the start."""
     at = draw.randrange(min(len(content), draw.choice((32, 64, 256, 10**9))) or 1)
     size, order = draw.choice("BHI"), draw.choice("<>")
     largest = 256 ** struct.calcsize(size) - 1
@@ -168,7 +168,7 @@ DAMAGES: tuple[Callable[[bytes, list[bytes], random.Random], bytes], ...] = (
 
 
 def _with_checksums(content: bytes) -> bytes:
-    """The PNG file with each chunk's checksum recomputed, so that decoders look at the damage."""
+    """Recompute the checksum of each PNG chunk, so that decoders read the damaged data."""
     fixed, at = bytearray(content), len(PNG_SIGNATURE)
     while at + 12 <= len(fixed):
         end = at + 8 + int.from_bytes(fixed[at : at + 4], "big")

@@ -1,12 +1,12 @@
-"""Damaged configs and checkpoints: each is read, or refused with lines a user can read.
+"""Read damaged configs and checkpoints: each must be read, or refused with error lines.
 
-python tests/fuzz_settings.py --num 2000 --seed 0                     a table; exit code 1 and a list of what was found
-python tests/fuzz_settings.py --kind checkpoint --only 17 --seed 0    that case again, with its traceback
+python tests/fuzz_settings.py --num 2000 --seed 0                     a table; exit code 1 if there are findings
+python tests/fuzz_settings.py --kind checkpoint --only 17 --seed 0    repeat one case, with its traceback
 
-A config goes through load_config; a checkpoint through load_checkpoint_weights, what test.py and restore.py build of
-it, and the resume of a trainer. Each case may use 5 s of processor time and 2 GB of memory in a worker process. A
-crash, a hang, an exception that is not ours, a message of several lines, a config that does not survive being printed,
-and a checkpoint that is taken though its bytes are not what was saved are findings. Linux only.
+A config is read by load_config, a checkpoint by the code of test.py, restore.py and the resume of a trainer. A worker
+process may use 5 s of processor time and 2 GB of memory for each case. Findings: a crash, a hang, an unexpected
+exception, a message of several lines, a config that changes when printed and read again, and a checkpoint that is read
+although its bytes differ from the saved ones. Linux only.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a forked child waits for its parent's threads for ever
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a forked child would wait for threads of its parent
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).parent)]
 
 import fuzz_checkpoints  # noqa: E402
@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def fuzz(kind: str, num: int, seed: int) -> list[dict]:
-    """What became of each case; a worker that dies or hangs is a finding, and the next one goes on."""
+    """Return the result of each case. A worker that dies or hangs is a finding and is replaced."""
     fork, results = multiprocessing.get_context("fork"), []
     while len(results) < num:
         ours, theirs = fork.Pipe()
@@ -86,7 +86,7 @@ def _work(kind: str, numbers: range, seed: int, answers) -> None:
         for number in numbers:
             folder = Path(scratch) / str(number)
             folder.mkdir()
-            Path("/proc/self/clear_refs").write_text("5")  # start anew with the peak of this process's memory
+            Path("/proc/self/clear_refs").write_text("5")  # reset the peak memory of this process
             before, started = _memory_mb("VmRSS"), time.process_time()
             signal.setitimer(signal.ITIMER_PROF, LIMIT_CPU_S)  # SIGPROF ends the process, in C code too
             status, problem = _tried(kind, random.Random(f"{seed} {number}"), folder)
@@ -96,7 +96,7 @@ def _work(kind: str, numbers: range, seed: int, answers) -> None:
 
 
 def _tried(kind: str, draw: random.Random, folder: Path) -> tuple[str, str]:
-    """("read" or "refused", what is wrong with that)."""
+    """Return "read" or "refused", and the problem if there is one."""
     try:
         lines = KINDS[kind](draw, folder)
     except AssertionError as error:
@@ -106,7 +106,7 @@ def _tried(kind: str, draw: random.Random, folder: Path) -> tuple[str, str]:
         where = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))
         return "", f"{type(error).__name__}: {str(error)[:200]} ({where})"
     bad = [line for line in lines if not line.strip() or not line.isprintable() or len(line) > MAX_LINE]
-    return "refused" if lines else "read", f"said {bad[0][:200]!r} of {len(bad[0])} characters" if bad else ""
+    return "refused" if lines else "read", f"printed {bad[0][:200]!r} of {len(bad[0])} characters" if bad else ""
 
 
 def _memory_mb(name: str) -> float:

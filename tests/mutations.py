@@ -208,8 +208,8 @@ MISTAKES: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
     ("training/trainer.py", "training/test_resume"): {
         "running loss not resumed": ("    optimisation.meter.load(checkpoint.progress.meter_totals)\n", ""),
         "optimizer not resumed": (
-            "    load_optimizer_tensors(optimisation.model, optimisation.optimizer, checkpoint.optimizer)\n",
-            "",
+            "load_optimizer_tensors(optimisation.model, optimisation.optimizer, checkpoint.optimizer)",
+            "pass",
         ),
     },
     ("training/optimisation.py", "training/test_muon"): {
@@ -262,7 +262,7 @@ MISTAKES: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
         "levels truncated": ("* levels + 0.5).floor()", "* levels).floor()"),
     },
 }
-"""(file in restore_diff/, file in tests/) -> name of the mistake -> (text that occurs once in the file, replacement)."""
+"""(file in restore_diff/, file in tests/) -> name -> (text that occurs once in the file, replacement)."""
 
 
 def main(argv: list[str]) -> int:

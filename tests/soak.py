@@ -1,6 +1,6 @@
-"""Many images through the real restore.py with bad files among them and kill -9 in the middle: nothing is lost.
+"""Restore many images with restore.py, with bad files and kill -9, and check that nothing is lost.
 
-python tests/soak.py --num 1000     every good image restored once, bit for bit as in a run without faults; numbers
+python tests/soak.py --num 1000     each good image is restored once, bit-equal to a run without faults; print numbers
 """
 
 import argparse
@@ -26,7 +26,7 @@ SAMPLE_EVERY_S = 0.03
 
 
 class Ended(NamedTuple):
-    """How a run of restore.py ended, and its memory, sampled: (number of outputs, MB)."""
+    """Exit code, output and memory samples (number of outputs, MB) of a run of restore.py."""
 
     code: int
     error: str
@@ -36,7 +36,7 @@ class Ended(NamedTuple):
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--num", type=int, default=1000, help="images")
-    parser.add_argument("--kills", type=int, default=3, help="runs that are killed, before one that finishes")
+    parser.add_argument("--kills", type=int, default=3, help="runs to kill before the last one")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def soak(folder: Path, num: int, num_kills: int, seed: int) -> dict[str, float]:
-    """Fails by AssertionError where something is lost, changed, or done twice; else, what was measured."""
+    """Return measured numbers; AssertionError if an image is lost, changed or restored twice."""
     draw = random.Random(seed)
     bad = make_photographs(folder / "photos", num, draw)
     checkpoint = train(folder)
@@ -58,7 +58,7 @@ def soak(folder: Path, num: int, num_kills: int, seed: int) -> dict[str, float]:
         ended = restore(folder, checkpoint, "out", kill_at=stop_at)
         assert ended.code == -9, ended
         now = visible(folder / "out")
-        assert all(now[name] == state for name, state in done_before.items()), "a finished image was written again"
+        assert all(now[name] == state for name, state in done_before.items()), "a finished image was rewritten"
         done_before = now
         killed_at.append(len(now))
 
@@ -75,14 +75,14 @@ def soak(folder: Path, num: int, num_kills: int, seed: int) -> dict[str, float]:
     failed = {Path(image["source"]).name: image["reason"] for image in report["images"] if image["status"] == "failed"}
     assert set(failed) == bad and all(failed.values())
     outputs = visible(folder / "out")
-    assert all(outputs[name] == state for name, state in done_before.items()), "a finished image was written again"
-    assert {entry.name for entry in (folder / "out").iterdir()} == set(sources) - bad, "something else was left"
+    assert all(outputs[name] == state for name, state in done_before.items()), "a finished image was rewritten"
+    assert {entry.name for entry in (folder / "out").iterdir()} == set(sources) - bad, "unexpected files remain"
 
-    undisturbed = restore(folder, checkpoint, "undisturbed")
+    reference = restore(folder, checkpoint, "reference")
     for name in set(sources) - bad:
-        assert (folder / "out" / name).read_bytes() == (folder / "undisturbed" / name).read_bytes(), name
+        assert (folder / "out" / name).read_bytes() == (folder / "reference" / name).read_bytes(), name
     assert {path.name: path.read_bytes() for path in (folder / "photos").iterdir()} == sources, "an input was changed"
-    first, slope = memory_of(undisturbed.memory)
+    first, slope = memory_of(reference.memory)
     return {
         "images": num,
         "bad": len(bad),
@@ -94,7 +94,7 @@ def soak(folder: Path, num: int, num_kills: int, seed: int) -> dict[str, float]:
 
 
 def make_photographs(folder: Path, num: int, draw: random.Random) -> set[str]:
-    """Small pictures of changing sizes as PNG, JPEG, WebP and TIFF; the names of the bad ones among them."""
+    """Write small images of different sizes as PNG, JPEG, WebP and TIFF; return the names of the bad ones."""
     folder.mkdir()
     bad = set(draw.sample(range(num), round(BAD_SHARE * num)))
     names = [f"{k:05d}.{('png', 'jpg', 'webp', 'tif')[k % 4]}" for k in range(num)]
@@ -109,7 +109,7 @@ def make_photographs(folder: Path, num: int, draw: random.Random) -> set[str]:
 
 
 def train(folder: Path) -> Path:
-    """A tiny network of four steps of training, and its run folder."""
+    """Train a tiny network for four steps; return its run folder."""
     tiny_run.write_pairs(folder / "pairs", 4)
     tiny_run.write_pairs(folder / "tests", 1, first=100)
     command = [sys.executable, str(TESTS.parent / "train.py"), *tiny_run.arguments()]
@@ -120,24 +120,24 @@ def train(folder: Path) -> Path:
 
 
 def restore(folder: Path, checkpoint: Path, output: str, *arguments: str, kill_at: int | None = None) -> Ended:
-    """Run restore.py on photos/; with `kill_at`, until that many outputs are there."""
+    """Run restore.py on photos/, with `kill_at` until that many outputs exist."""
     command = [sys.executable, str(TESTS.parent / "restore.py"), "-i", "photos", "-o", output, "-q"]
     command += ["--ckpt", str(checkpoint), "--device", "cpu", *arguments]
     memory = []
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=said, stderr=said)
+    with tempfile.TemporaryFile("w+") as printed:
+        process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=printed, stderr=printed)
         while process.poll() is None:
             num_done = len(visible(folder / output))
             if kill_at is not None and num_done >= kill_at:
                 process.kill()
             memory.append((num_done, memory_mb(process.pid)))
             time.sleep(0.002 if kill_at is not None else SAMPLE_EVERY_S)
-        said.seek(0)
-        return Ended(process.returncode, said.read(), memory)
+        printed.seek(0)
+        return Ended(process.returncode, printed.read(), memory)
 
 
 def visible(folder: Path) -> dict[str, tuple[int, int]]:
-    """What lies in a folder, and which file it is."""
+    """Return the inode and modification time of each visible file in a folder."""
     if not folder.is_dir():
         return {}
     paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
@@ -153,8 +153,8 @@ def memory_mb(process: int) -> float:
 
 
 def memory_of(samples: list[tuple[int, float]]) -> tuple[float, float]:
-    """Memory in MB when a quarter is done, and its slope from there to the end in MB per 100, by least squares."""
-    last = max(number for number, _ in samples)  # with it the process ends, which takes memory of its own
+    """Return memory in MB after a quarter of the images, and its slope from there in MB per 100 (least squares)."""
+    last = max(number for number, _ in samples)  # exiting takes additional memory
     number, mb = np.array([(number, mb) for number, mb in samples if last / 4 <= number < last and mb]).T
     slope = np.polyfit(number, mb, 1)[0] if np.ptp(number) else 0.0
     return round(float(mb[0]), 1), round(100 * float(slope), 2)

@@ -1,4 +1,4 @@
-"""Files are replaced whole by any number of processes, and what a killed one left behind goes away, nothing else."""
+"""Atomic writes by any number of processes; removal of the temporary files of killed ones."""
 
 import errno
 import os
@@ -23,7 +23,7 @@ files.replace_atomically(Path(sys.argv[1]), b"new" * 1000)
 
 
 def start_stuck_writer(path):
-    """A process that has written its temporary file for `path`, and waits for the disk for ever."""
+    """Start a process that has written its temporary file for `path` and then hangs in fsync."""
     process = subprocess.Popen([sys.executable, "-c", STUCK, str(path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout and process.stdout.readline() == "writing\n"
     return process
@@ -34,7 +34,7 @@ def hidden(folder):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+def test_files_of_killed_processes_are_removed_but_not_of_running_ones(tmp_path):
     (tmp_path / "a.png").write_bytes(b"old")
     with start_stuck_writer(tmp_path / "a.png") as process:
         assert len(hidden(tmp_path)) == 1
@@ -46,7 +46,7 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_only_files_that_are_named_as_ours_are_removed(tmp_path):
+def test_only_files_with_the_exact_name_pattern_are_removed(tmp_path):
     (tmp_path / "target").write_text("precious")
     foreign = [".x.tmp", "a.tmp", ".restore-diff-notes.tmp", "restore-diff-0123abcd-1-0123abcd-0.tmp"]
     for name in foreign:
@@ -60,7 +60,7 @@ def test_only_files_that_are_named_as_ours_are_removed(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
-def test_another_machines_file_is_given_a_day(tmp_path):
+def test_a_file_of_another_machine_is_kept_for_a_day(tmp_path):
     path = tmp_path / ".restore-diff-00000000-999999999-0123abcd-7.tmp"
     path.touch()
     assert remove_abandoned([tmp_path]) == 0
@@ -68,7 +68,7 @@ def test_another_machines_file_is_given_a_day(tmp_path):
     assert remove_abandoned([tmp_path]) == 1
 
 
-def test_a_number_that_this_process_now_has_does_not_protect_a_dead_ones_file(tmp_path, monkeypatch):
+def test_a_reused_process_id_does_not_protect_an_abandoned_file(tmp_path, monkeypatch):
     names = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: names.extend(hidden(tmp_path)))
     replace_atomically(tmp_path / "a", b"")
@@ -81,8 +81,8 @@ def test_a_number_that_this_process_now_has_does_not_protect_a_dead_ones_file(tm
     assert remove_abandoned([tmp_path]) == 1
 
 
-def test_processes_and_threads_that_write_one_file_do_not_meet(tmp_path):
-    """All write at the same time, each waits for the others before its rename, and the file is one of theirs, whole."""
+def test_concurrent_writers_of_one_file_do_not_interfere(tmp_path):
+    # All threads write before the first rename.
     contents = [bytes([k]) * 100_000 for k in range(8)]
     barrier = threading.Barrier(len(contents), timeout=20)
     true_fsync, waited = os.fsync, threading.local()
@@ -135,5 +135,5 @@ def test_a_failed_write_leaves_the_old_contents_and_nothing_else(tmp_path, monke
     assert (tmp_path / "a").read_bytes() == b"old" and hidden(tmp_path) == []
 
 
-def test_control_characters_and_bytes_that_are_no_text_are_escaped():
+def test_control_characters_and_invalid_utf_8_are_escaped():
     assert printable("a\nb\x1b[2J\x85é☂\udce9") == "a\\nb\\x1b[2J\\x85é☂\\udce9"

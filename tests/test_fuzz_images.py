@@ -1,4 +1,4 @@
-"""A few hundred damaged image files; `python tests/fuzz_images.py` tries ten thousand."""
+"""Restore 400 damaged image files; `python tests/fuzz_images.py` restores ten thousand."""
 
 import subprocess
 import sys
@@ -8,8 +8,8 @@ import pytest
 
 
 @pytest.mark.long
-@pytest.mark.skipif(sys.platform != "linux", reason="measures processes as Linux does")
-def test_damaged_files_are_restored_or_refused_with_one_line(tmp_path):
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_damaged_files_are_restored_or_refused_in_one_line(tmp_path):
     program = Path(__file__).with_name("fuzz_images.py")
     command = [sys.executable, str(program), "--num", "400", "--seed", "1", "--keep", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

@@ -1,4 +1,4 @@
-"""Some hundred damaged configs and checkpoints; `python tests/fuzz_settings.py` tries two thousand of each."""
+"""Read damaged configs and checkpoints; `python tests/fuzz_settings.py` reads two thousand of each."""
 
 import subprocess
 import sys
@@ -8,9 +8,9 @@ import pytest
 
 
 @pytest.mark.long
-@pytest.mark.skipif(sys.platform != "linux", reason="measures processes as Linux does")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(("kind", "num"), [("config", 400), ("checkpoint", 40)])
-def test_damaged_settings_are_read_or_refused_with_lines_for_a_user(kind, num):
+def test_damaged_settings_are_read_or_refused_with_error_lines(kind, num):
     program = Path(__file__).with_name("fuzz_settings.py")
     command = [sys.executable, str(program), "--kind", kind, "--num", str(num), "--seed", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

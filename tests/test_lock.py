@@ -1,4 +1,4 @@
-"""Every dependency is pinned, with a hash, to a version that setup.cfg allows."""
+"""requirements.lock pins every dependency with a hash to a version that setup.cfg allows."""
 
 import re
 from configparser import ConfigParser

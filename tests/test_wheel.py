@@ -103,4 +103,4 @@ def test_one_photograph_imports_little(run):
 
 def test_an_unknown_command_names_the_nearest(run):
     done = run("-m", "restore_diff", "restor")
-    assert (done.returncode, done.stderr) == (2, "restore-diff: 'restor' is no command; did you mean restore?\n")
+    assert (done.returncode, done.stderr) == (2, "restore-diff: unknown command 'restor'; did you mean restore?\n")

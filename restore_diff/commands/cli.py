@@ -1,4 +1,4 @@
-"""restore-diff COMMAND: every command by name, from any folder. Imports a command when it is used."""
+"""The command restore-diff: run a command by name. Only the chosen command is imported."""
 
 import difflib
 import importlib
@@ -8,14 +8,14 @@ COMMANDS = {
     "train": ("train", "train on pairs, then score the test set"),
     "test": ("test", "score a trained network, or finished images"),
     "restore": ("restore", "restore photographs"),
-    "datasets": ("datasets", "list the known data sets, what of them is on this disk, and where to get the rest"),
+    "datasets": ("datasets", "list the known data sets, their state on this disk, and their sources"),
     "doctor": ("doctor", "check this machine, or a data set"),
     "render": ("render", "render weather on clean photographs and write the pairs"),
-    "shard": ("shard", "pack a data set of many small files into few zip files, for network disks"),
-    "import-ckpt": ("export:import_main", "convert another program's checkpoint to weights of this one"),
-    "export": ("export", "convert weights to a file for other programs"),
+    "shard": ("shard", "pack many small files into few zip files, for network disks"),
+    "import-ckpt": ("export:import_main", "convert a checkpoint of another program"),
+    "export": ("export", "export weights for other programs"),
 }
-"""Module in restore_diff.commands, its function if that is not `main`, and one line of help."""
+"""Command -> (module in restore_diff.commands, with `:function` if that is not `main`; help)."""
 USAGE = "usage: restore-diff COMMAND ...   (restore-diff COMMAND --help)\n\n" + "\n".join(
     f"  {name:12}  {text}" for name, (_, text) in COMMANDS.items()
 )
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] not in COMMANDS:
         near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(COMMANDS)}"
-        print(f"restore-diff: {argv[0][:80]!r} is no command; {hint}", file=sys.stderr)
+        print(f"restore-diff: unknown command {argv[0][:80]!r}; {hint}", file=sys.stderr)
         return 2
     module, _, function = COMMANDS[argv[0]][0].partition(":")
     command = getattr(importlib.import_module(f"restore_diff.commands.{module}"), function or "main")

@@ -1,4 +1,4 @@
-"""Makes tiny_run.py importable for the tests beside it."""
+"""Make tiny_run.py importable for the tests in this folder."""
 
 import sys
 from pathlib import Path
