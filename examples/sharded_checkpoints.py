@@ -23,7 +23,7 @@ from restore_diff.checkpoint import (
 from restore_diff.config import ExperimentConfig, to_dict
 from restore_diff.distributed import Processes, TrainingStopped
 from restore_diff.files import sync_folder, write_durably
-from restore_diff.training.run import RunLog, Silence, require_same_experiment
+from restore_diff.training.run import NullLog, RunLog, require_same_experiment
 
 MANIFEST = "manifest.json"
 
@@ -56,7 +56,7 @@ class ShardedCheckpoints:
             raise TrainingStopped(step, reason) from error
         self._processes.wait()
 
-    def newest(self, log: RunLog | Silence) -> tuple[int, str]:
+    def newest(self, log: RunLog | NullLog) -> tuple[int, str]:
         """Return the step of the newest complete checkpoint, 0 without one, and the changes of its config.
 
         Raises ConfigChanged for changes that are not allowed, NoIntactCheckpoint where all checkpoints are damaged.
@@ -76,7 +76,7 @@ class ShardedCheckpoints:
         except CheckpointException as error:
             raise DamagedCheckpoint(path, "a part", _reason(error)) from error
 
-    def tidy(self, step: int, log: RunLog | Silence) -> None:
+    def tidy(self, step: int, log: RunLog | NullLog) -> None:
         """Remove partial and later checkpoints before resuming from `step`."""
         if self._processes.is_first:
             tidy(self._folder, step, log.line)

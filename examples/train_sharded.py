@@ -38,7 +38,7 @@ from restore_diff.training.optimisation import (
     load_optimizer_tensors,
     optimizer_tensors,
 )
-from restore_diff.training.run import RunFolder, RunLog, Silence
+from restore_diff.training.run import NullLog, RunFolder, RunLog
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -76,7 +76,7 @@ def train(config: ExperimentConfig, fresh: bool, place: torch.device, processes:
     with run if processes.is_first else nullcontext():
         if processes.is_first and fresh:
             run.set_aside()
-        with RunLog(run.path) if processes.is_first else nullcontext(Silence()) as log:
+        with RunLog(run.path) if processes.is_first else nullcontext(NullLog()) as log:
             checkpoints = ShardedCheckpoints(run.path / "sharded", config, processes)
             training = ShardedTraining(config, place, processes, checkpoints)
             start = training.resume(log)
@@ -152,7 +152,7 @@ class ShardedTraining:
         """Raises TrainingStopped."""
         self._checkpoints.save(step, self._tensors())
 
-    def resume(self, log: RunLog | Silence) -> int:
+    def resume(self, log: RunLog | NullLog) -> int:
         """Load the newest complete checkpoint and return its step, 0 without one. Raises ConfigChanged."""
         step, changes = self._checkpoints.newest(log)
         if step:

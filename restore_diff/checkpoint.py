@@ -366,6 +366,19 @@ def save_weights(
     replace_atomically(path, safetensors.torch.save(on_cpu(model_state), metadata))
 
 
+RETIRED = {"model": ("mid_blocks",), "training": ("part",)}
+"""Settings of earlier versions that mean nothing any more: dropped when a checkpoint is read."""
+
+
+def without_retired(values: dict[str, Any]) -> dict[str, Any]:
+    """The config of a checkpoint without retired settings."""
+    kept = dict(values)
+    for section, keys in RETIRED.items():
+        if isinstance(kept.get(section), dict):
+            kept[section] = {key: value for key, value in kept[section].items() if key not in keys}
+    return kept
+
+
 def load_weights(path: Path) -> Weights:
     """Read what `save_weights` wrote, float16 as float32. Raises WeightsError, naming the path."""
     if path.exists() and not path.is_file():  # a pipe would never end

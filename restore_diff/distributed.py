@@ -74,7 +74,7 @@ class Processes:
         """Whether this process is the one that prints and writes."""
         return self.rank == 0
 
-    def sharing_gradients(self, network: nn.Module) -> nn.Module:
+    def wrap_ddp(self, network: nn.Module) -> nn.Module:
         """The network, started from the first process's weights; its gradients become sums over the processes."""
         if self.num == 1:
             return network
@@ -83,7 +83,7 @@ class Processes:
         parallel.register_comm_hook(self._gradients, _sum)  # by itself it would divide by the number of processes
         return parallel
 
-    def keeping_gradients(self, network: nn.Module) -> AbstractContextManager[object]:
+    def without_sync(self, network: nn.Module) -> AbstractContextManager[object]:
         """Inside, gradients stay this process's own: they are summed with those of the next backward outside."""
         return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from restore_diff.checkpoint import Weights, WeightsError, load_checkpoint_weights
+from restore_diff.checkpoint import Weights, WeightsError, load_checkpoint_weights, without_retired
 from restore_diff.config import ConfigError, ExperimentConfig, config_from_dict, to_dict
 from restore_diff.diffusion.prediction import PREDICTIONS, Predictor
 from restore_diff.diffusion.samplers import GUIDANCE, SAMPLERS
@@ -39,19 +39,6 @@ def newest_run(runs: Path = RUNS) -> Path | None:
     """The run folder that was written to last; None where there is none with a checkpoint."""
     found = [path for path in runs.glob("*/checkpoints") if any(path.glob("[0-9]*"))]
     return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
-
-
-RETIRED = {"model": ("mid_blocks",), "training": ("part",)}
-"""Settings of earlier versions that mean nothing any more: dropped when a checkpoint is read."""
-
-
-def without_retired(values: dict[str, Any]) -> dict[str, Any]:
-    """The config of a checkpoint without retired settings."""
-    kept = dict(values)
-    for section, keys in RETIRED.items():
-        if isinstance(kept.get(section), dict):
-            kept[section] = {key: value for key, value in kept[section].items() if key not in keys}
-    return kept
 
 
 def load_experiment(checkpoint: Path | None) -> tuple[Path, ExperimentConfig, Weights]:

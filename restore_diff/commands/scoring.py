@@ -53,7 +53,7 @@ from restore_diff.evaluation.report import (
     summarise,
 )
 from restore_diff.restoration.restorer import Restorer
-from restore_diff.training.run import RunLog, Silence
+from restore_diff.training.run import NullLog, RunLog
 
 NUM_PANEL_ROWS = 4
 PANEL_PX = 256
@@ -153,7 +153,7 @@ def tell(report: Report, folder: Path) -> None:
 
 
 def validation(
-    config: ExperimentConfig, restorer: Restorer, pairs: PairList, log: RunLog | Silence, share: Share = WHOLE
+    config: ExperimentConfig, restorer: Restorer, pairs: PairList, log: RunLog | NullLog, share: Share = WHOLE
 ) -> Callable[[nn.Module, int], dict[str, float]]:
     """Return a function that scores the validation pairs as test.py does and logs a panel of the first four.
 

@@ -38,7 +38,7 @@ from restore_diff.distributed import (
 from restore_diff.environment import is_out_of_memory
 from restore_diff.training.faults import Interruption, measure_cost, peak_memory
 from restore_diff.training.optimisation import Optimisation
-from restore_diff.training.run import RunFolder, RunLog, Silence
+from restore_diff.training.run import NullLog, RunFolder, RunLog
 from restore_diff.training.trainer import Trainer, Validate
 
 RECORD = "data.json"
@@ -140,7 +140,7 @@ def _train(
     with run if share.is_first else nullcontext():
         if fresh and share.is_first and (previous := run.set_aside()):
             say(f"the earlier run of this name is kept in {previous}")
-        with RunLog(run.path) if share.is_first else nullcontext(Silence()) as log:
+        with RunLog(run.path) if share.is_first else nullcontext(NullLog()) as log:
             validate = validation(config, restorer, validation_pairs, log, share) if validation_pairs else None
             _fit(config, command, optimisation, batches, run, log, validate)
         if test_pairs is None:
@@ -155,7 +155,7 @@ def _fit(
     optimisation: Optimisation,
     batches: TrainingBatches,
     run: RunFolder,
-    log: RunLog | Silence,
+    log: RunLog | NullLog,
     validate: Validate | None,
 ) -> None:
     interruption = Interruption(optimisation.processes)

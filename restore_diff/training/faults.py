@@ -83,7 +83,7 @@ def undisturbed() -> Iterator[None]:
 
 
 @contextmanager
-def deaths_ignored() -> Iterator[None]:
+def defer_sigchld() -> Iterator[None]:
     """After the first: where memory runs out several workers die, and each would be raised in the midst of saving."""
     with _handling_deaths(lambda number, _: None):
         yield
@@ -107,7 +107,7 @@ def death_of_worker(error: Exception, workers: Sequence[BaseProcess]) -> str | N
     text = str(error)
     if isinstance(error, BROKEN) or "DataLoader worker (pid" in text:
         # How it ended is in torch's own words only where these were first to come.
-        with deaths_ignored():
+        with defer_sigchld():
             over = wait([worker.sentinel for worker in workers], MOMENT_S)
             for worker in workers:
                 worker.join(None if worker.sentinel in over else 0)

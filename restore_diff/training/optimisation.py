@@ -385,7 +385,7 @@ class Optimisation:
         if (head := getattr(model, "weather_head", None)) is not None:
             head.requires_grad_(False)  # trained apart: this loss does not use it
         # Before the averages are copied from the weights, because all start from the first process's.
-        self._network = processes.sharing_gradients(torch.compile(model) if config.compile else model)  # type: ignore[arg-type]
+        self._network = processes.wrap_ddp(torch.compile(model) if config.compile else model)  # type: ignore[arg-type]
         self.ema = ExponentialMovingAverage(model, config.ema_decay)
         self.optimizer = new_optimizer(model, config)
         self.scaler = GradScaler(device.type, enabled=config.precision == "float16")
@@ -413,7 +413,7 @@ class Optimisation:
         loss = torch.zeros((), device=self.device)
         for number, batch in enumerate(batches, start=1):
             is_last = number == len(batches)
-            with nullcontext() if is_last else self.processes.keeping_gradients(self._network):
+            with nullcontext() if is_last else self.processes.without_sync(self._network):
                 part = self.loss(num_steps_done, batch)
                 self.scaler.scale(part).backward()
             loss += part.detach()

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from restore_diff.checkpoint import without_retired
 from restore_diff.environment import environment
 from restore_diff.errors import UserError
 from restore_diff.files import printable, remove_abandoned, replace_atomically
@@ -48,9 +49,6 @@ HARMLESS = (
 `training.num_steps` stretches a cosine rate, which then follows the new length from the resumed step on: allowed,
 because to train longer is what people ask for, and said aloud.
 """
-
-RETIRED = {"model.mid_blocks", "training.part"}
-"""Keys of earlier versions, ignored in an old checkpoint's config."""
 
 
 class ConfigChanged(UserError):
@@ -81,7 +79,7 @@ def require_same_experiment(old: dict[str, Any], new: dict[str, Any], defaults: 
 
     A key that `old` lacks, because its program did not know it yet, has the value of `defaults`: what it did then.
     """
-    old = _filled(_without_retired(old), defaults)
+    old = _filled(without_retired(old), defaults)
     refused = refused_keys(old, new)
     if refused:
         changes = describe_changes(refused, old, new)
@@ -91,14 +89,6 @@ def require_same_experiment(old: dict[str, Any], new: dict[str, Any], defaults: 
     if "training.num_steps" in changed and new.get("training", {}).get("learning_rate_decay") == "cosine":
         text += "; the cosine rate follows the new length from here on"
     return text
-
-
-def _without_retired(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    return {
-        key: _without_retired(value, f"{prefix}{key}.") if isinstance(value, dict) else value
-        for key, value in values.items()
-        if f"{prefix}{key}" not in RETIRED
-    }
 
 
 def _filled(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
@@ -215,7 +205,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
 
 
-class Silence:
+class NullLog:
     """The log of a process that is not the first: it takes every line, and says nothing."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:

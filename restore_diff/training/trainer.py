@@ -33,7 +33,7 @@ from restore_diff.checkpoint import (
 from restore_diff.distributed import OtherProcessFailed, TrainingInterrupted, TrainingStopped
 from restore_diff.environment import versions
 from restore_diff.settings import TrainingConfig
-from restore_diff.training.faults import BROKEN, Inspection, Interruption, death_of_worker, deaths_ignored, undisturbed
+from restore_diff.training.faults import BROKEN, Inspection, Interruption, death_of_worker, defer_sigchld, undisturbed
 from restore_diff.training.optimisation import (
     Optimisation,
     TrainingBatch,
@@ -43,10 +43,10 @@ from restore_diff.training.optimisation import (
 )
 from restore_diff.training.run import (
     ConfigChanged,
+    NullLog,
     RunFolder,
     RunLog,
     RunState,
-    Silence,
     changed_keys,
     describe_changes,
     require_same_experiment,
@@ -136,7 +136,7 @@ class Trainer:
         config: TrainingConfig,
         experiment: dict[str, Any],
         run: RunFolder,
-        log: RunLog | Silence,
+        log: RunLog | NullLog,
         interruption: Interruption,
         validate: Validate | None,
         best_metric: str,
@@ -287,7 +287,7 @@ class Trainer:
         if reason is None:
             return
         if self._processes.num == 1 and self.step > self._saved_step:  # others would not come to compare weights
-            with deaths_ignored():
+            with defer_sigchld():
                 self._save()
         raise TrainingStopped(self.step, f"{reason}; {newest_kept(self._run.checkpoints)}") from error
 
@@ -298,7 +298,7 @@ class Trainer:
 
     def _tell_end(self, error: BaseException) -> None:
         state = "preempted" if isinstance(error, TrainingInterrupted) else "failed"
-        with suppress(OSError), deaths_ignored():
+        with suppress(OSError), defer_sigchld():
             if isinstance(error, TrainingInterrupted | TrainingStopped | OtherProcessFailed):
                 self._log.note(str(error))
             self._write_status(state, str(error) or type(error).__name__)

@@ -19,7 +19,7 @@ from restore_diff.randomness import generator
 from restore_diff.settings import DiffusionConfig, NetworkConfig, ScheduleConfig, TrainingConfig
 from restore_diff.training.faults import Interruption
 from restore_diff.training.optimisation import Optimisation
-from restore_diff.training.run import RunFolder, RunLog, Silence
+from restore_diff.training.run import NullLog, RunFolder, RunLog
 from restore_diff.training.trainer import Trainer
 
 torch.set_num_threads(1)  # the same number of threads, the same bits
@@ -86,7 +86,7 @@ def rising_score(model: torch.nn.Module, step: int) -> dict[str, float]:
     return {"size": size, "psnr": 30.0 - abs(step - 4)}
 
 
-def toy_trainer(run: RunFolder, log: RunLog | Silence, config: TrainingConfig, **changes: Any) -> Trainer:
+def toy_trainer(run: RunFolder, log: RunLog | NullLog, config: TrainingConfig, **changes: Any) -> Trainer:
     parts = {
         "optimisation": toy_optimisation(config),
         "batches_from": toy_batches(config),
@@ -102,7 +102,7 @@ def toy_trainer(run: RunFolder, log: RunLog | Silence, config: TrainingConfig, *
 def train(folder: Path, config: TrainingConfig, processes: Processes = ALONE, **changes: Any) -> Trainer:
     """Run to the end, or to whatever stops it."""
     run, first = RunFolder(folder), processes.is_first
-    with run if first else nullcontext(), RunLog(folder) if first else nullcontext(Silence()) as log:
+    with run if first else nullcontext(), RunLog(folder) if first else nullcontext(NullLog()) as log:
         trainer = toy_trainer(run, log, config, **changes)
         trainer.run()
     return trainer
