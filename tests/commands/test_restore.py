@@ -468,7 +468,7 @@ def test_transparency_can_be_dropped_as_jpeg_needs_it(photos, capsys):
     assert restored.alpha is None and restored.pixels.allclose(1 - read_image(photos / "a.png").pixels, atol=1e-6)
 
 
-def test_temporary_files_of_a_killed_run_are_removed_beside_finished_images(photos):
+def test_temporary_files_of_a_killed_run_are_removed(photos):
     """After a kill during --overwrite: the old output exists, and nothing will be written there again."""
     save(photos / "sub/a.png")
     assert run() == 0

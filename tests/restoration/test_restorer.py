@@ -12,7 +12,7 @@ from restore_diff.models.unet import UNet
 from restore_diff.restoration import restorer as module
 from restore_diff.restoration.restorer import Restorer
 from restore_diff.settings import NetworkConfig, SamplerConfig, ScheduleConfig, TilingConfig
-from restore_diff.tensors import to_model_range, to_unit_range
+from restore_diff.tensors import IDENTITY, Codec, to_model_range, to_unit_range
 
 SIZES = [(1, 1), (1, 500), (7, 7), (33, 65), (100, 100)]
 WHOLE = TilingConfig(tile_size_px=0)
@@ -24,7 +24,7 @@ def sampler(prediction="residual", **changes):
     return DDIMSampler(NoiseSchedule(ScheduleConfig()), prediction, SamplerConfig(**{"num_steps": 2, **changes}))
 
 
-def restorer(predictor, tiling=WHOLE, multiple=1, precision="float32", codec=module.IDENTITY, **sampling):
+def restorer(predictor, tiling=WHOLE, multiple=1, precision="float32", codec: Codec = IDENTITY, **sampling):
     return Restorer(predictor, sampler(**sampling), tiling, multiple, "cpu", precision, codec=codec)
 
 
