@@ -1,4 +1,4 @@
-"""python -m restore_diff COMMAND: the same as restore-diff COMMAND."""
+"""restore-diff COMMAND: the same as restore-diff COMMAND."""
 
 from restore_diff.commands.cli import main
 

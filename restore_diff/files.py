@@ -32,7 +32,9 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Sync the entries of a folder to disk, e.g. after a rename."""
+    """Sync the entries of a folder to disk, e.g. after a rename. Windows has no way to do so, and none is needed."""
+    if os.name == "nt":
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from restore_diff.errors import UserError
+
 Entry = TypeVar("Entry")
 
 LOADED: dict[str, str] = {}
@@ -61,12 +63,12 @@ def _mistake(declared: type, mistake: Any) -> str:
 def load_plugins(files: Iterable[str], folders: Iterable[Path] = ()) -> None:
     """Execute each Python file once per process. A relative path is looked for here, then in `folders`.
 
-    Raises ValueError for a file that does not exist, or that raises.
+    Raises UserError for a file that does not exist, or that raises.
     """
     for name in files:
         found = next((path for path in (Path(name), *(f / name for f in folders)) if path.is_file()), None)
         if found is None:
-            raise ValueError(f"plugins: {name}: no such file")
+            raise UserError(f"plugins: {name}: no such file")
         path = str(found.resolve())
         if path in LOADED:
             continue
@@ -77,5 +79,5 @@ def load_plugins(files: Iterable[str], folders: Iterable[Path] = ()) -> None:
         try:
             spec.loader.exec_module(module)
         except Exception as error:
-            raise ValueError(f"plugins: {name} raised {type(error).__name__}: {error}") from error
+            raise UserError(f"plugins: {name} raised {type(error).__name__}: {error}") from error
         LOADED[path] = hashlib.sha256(found.read_bytes()).hexdigest()

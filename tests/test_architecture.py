@@ -12,7 +12,7 @@ MAY_IMPORT = {
     "tensors": set(),
     "labels": {"randomness"},
     "settings": set(),
-    "registry": set(),
+    "registry": {"errors"},
     "randomness": set(),
     "files": set(),
     "environment": {"registry"},

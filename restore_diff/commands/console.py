@@ -33,6 +33,7 @@ USER_ERRORS = (UserError, OSError)
 QUALITIES = ("fast", "balanced", "best")
 SAMPLERS = ("ddim", "dpm++2m", "unipc", "heun")
 WEATHERS = ("auto", "rain", "haze", "snow", "raindrop", "rain+haze", "snow+haze", "rain+raindrop", "none", "unknown")
+PLUGIN = "Python file that adds what the checkpoint's config names; may be given again"
 CHECKPOINT = "run folder, checkpoint or weights file (default: the newest run, or `shipped` where there is none)"
 METRICS = ("psnr", "ssim", "lpips")
 DTYPES = {

@@ -4,7 +4,17 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from restore_diff.commands.console import BAD_USAGE, CHECKPOINT, INTERRUPTED, OK, USER_ERRORS, complain, path, say
+from restore_diff.commands.console import (
+    BAD_USAGE,
+    CHECKPOINT,
+    INTERRUPTED,
+    OK,
+    PLUGIN,
+    USER_ERRORS,
+    complain,
+    path,
+    say,
+)
 
 if TYPE_CHECKING:
     from restore_diff.checkpoint import Weights
@@ -23,11 +33,13 @@ def main(argv: list[str]) -> int:
     import torch  # slow, as are those that follow
 
     from restore_diff.interop.onnx import require_onnx
+    from restore_diff.registry import load_plugins
     from restore_diff.trained import load_experiment, trained_network
 
     try:
         if args.format == "onnx":
             require_onnx()
+        load_plugins(map(str, args.plugin))
         source, config, weights = load_experiment(args.ckpt)
         say(f"weights {source} (step {weights.step})")
         trained_network(config, weights, torch.device("cpu"))  # raises an error for weights of another network
@@ -129,6 +141,7 @@ def _parse_export(argv: list[str]) -> argparse.Namespace:
         "safetensors: one file for restore.py and test.py",
     )
     parser.add_argument("--ckpt", type=path, metavar="PATH", help=CHECKPOINT)
+    parser.add_argument("--plugin", type=path, action="append", default=[], metavar="FILE", help=PLUGIN)
     parser.add_argument("-o", "--output", type=path, required=True, metavar="PATH", help="file or folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument("--half", action="store_true", help="safetensors: store float16, half the size")

@@ -24,6 +24,7 @@ from restore_diff.commands.console import (
     CHECKPOINT,
     INTERRUPTED,
     OK,
+    PLUGIN,
     QUALITIES,
     SAMPLERS,
     SOME_FAILED,
@@ -67,6 +68,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("-i", "--input", type=_text_of_path, nargs="+", required=True, metavar="IN", help=inputs)
     add("-o", "--output", type=path, required=True, metavar="OUT", help="a folder, or a file for a single image")
     add("--ckpt", type=path, metavar="PATH", help=CHECKPOINT)
+    add("--plugin", type=path, action="append", default=[], metavar="FILE", help=PLUGIN)
     _add_restoring(parser)
     _add_files(parser)
     add = parser.add_argument_group("many images").add_argument
@@ -328,8 +330,10 @@ def _load(args: argparse.Namespace) -> "Restore":
     from torch import cat
 
     from restore_diff import trained
+    from restore_diff.registry import load_plugins
 
     gc.enable()
+    load_plugins(map(str, args.plugin))
     restorer, description = trained.load_restorer(
         args.ckpt,
         device=args.device,

@@ -52,6 +52,7 @@ from restore_diff.evaluation.report import (
     scores_of,
     summarise,
 )
+from restore_diff.registry import load_plugins
 from restore_diff.restoration.restorer import Restorer
 from restore_diff.training.run import NullLog, RunLog
 
@@ -204,6 +205,7 @@ def test(args: argparse.Namespace) -> int:
 
 def _score_model(args: argparse.Namespace, share: Share) -> int:
     """Score a checkpoint on each test set, at each number of steps."""
+    load_plugins(map(str, args.plugin))
     path, config, weights = trained.load_experiment(args.ckpt)
     config = _overridden(config, args)
     sources = [str(source) for source in args.data or [config.data.test]]

@@ -8,6 +8,7 @@ from restore_diff.commands.console import (
     CHECKPOINT,
     INTERRUPTED,
     METRICS,
+    PLUGIN,
     QUALITIES,
     WEATHERS,
     complain,
@@ -56,6 +57,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 def _add_subjects(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("what to score").add_argument
     add("--ckpt", type=path, metavar="PATH", help=CHECKPOINT)
+    add("--plugin", type=path, action="append", default=[], metavar="FILE", help=PLUGIN)
     pairs = "INPUT:TARGET folders, a folder with both, or a card; repeatable (default: the run's test set)"
     add("--data", type=path, action="append", metavar="SET", help=pairs)
     add("--limit", type=count(1), metavar="N", help="only the first N images")

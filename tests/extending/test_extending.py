@@ -7,6 +7,8 @@ import torch
 from PIL import Image
 
 import restore_diff as rd
+from restore_diff.commands.restore import main as restore
+from restore_diff.commands.test import main as score
 from restore_diff.config import ConfigError
 
 HERE = Path(__file__).parent
@@ -56,6 +58,18 @@ def test_a_file_outside_the_package_works_end_to_end(folder, plugin, overrides):
     assert restored.shape == degraded.shape
     assert restored.isfinite().all()
     assert not torch.equal(restored, degraded)
+
+
+def test_commands_restore_and_score_a_run_that_needs_a_plugin(folder, monkeypatch):
+    plugin = str(HERE / "my_network.py")
+    Path("mine.yaml").write_text(f"plugins: ['{plugin}']\n")
+    run = rd.train("mine.yaml", data="input:target", overrides=[*TINY, *CASES["my_network.py"]])
+    monkeypatch.delitem(rd.MODELS, "plain")
+    assert restore(["-i", "input", "-o", "out", "--ckpt", str(run.path)]) == 2
+    monkeypatch.setattr("restore_diff.registry.LOADED", {})
+    assert restore(["-i", "input", "-o", "out", "--ckpt", str(run.path), "--plugin", plugin]) == 0
+    assert len(list(Path("out").glob("*.png"))) == 5
+    assert score(["--ckpt", str(run.path), "--plugin", plugin, "--metrics", "psnr"]) == 0
 
 
 @pytest.mark.parametrize(
