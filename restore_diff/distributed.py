@@ -15,11 +15,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from restore_diff.errors import UserError
 
-# The two ways in which training stops before its end.
+# Errors that end training early.
 
 
 class TrainingStopped(RuntimeError):
-    """Training cannot go on; the checkpoints are as they were. `step` is the step that failed."""
+    """Training cannot continue; the checkpoints are unchanged. `step` is the step that failed."""
 
     exit_code = 4
 
@@ -29,29 +29,29 @@ class TrainingStopped(RuntimeError):
 
 
 class TrainingInterrupted(RuntimeError):
-    """Somebody asked training to stop, and it is saved: the same command goes on after `step`."""
+    """A signal stopped training after saving; the same command continues after `step`."""
 
     def __init__(self, step: int, number: signal.Signals):
         super().__init__(f"stopped by {number.name}, " + (f"saved step {step}" if step else "before the first step"))
         self.step, self.exit_code = step, 128 + number
 
 
-# Several processes that train one model, started by torchrun: what they sum, agree on and tell each other.
+# Several processes that train one model, started by torchrun: sums, agreement and failures.
 
 PATIENCE = timedelta(minutes=30)
-"""How long a process waits within a step for another that neither comes nor ends: one whose disk hangs, say."""
+"""Timeout within a step for a process that hangs, e.g. on its disk."""
 
 FAILURE = "restore_diff/failure"
 
 
 class OtherProcessFailed(RuntimeError):
-    """Another process failed or is gone, so this one cannot go on either."""
+    """Another process failed or ended, so this one cannot continue."""
 
     exit_code = 4
 
 
 class Processes:
-    """This process, `rank`, among `num` that take their parts of each batch; by default the only one.
+    """This process, `rank`, of `num` that share each batch; by default the only one.
 
     The default process group must exist. It carries words, and may take days over one: a validation, a save. Gradients
     have a group of their own, NCCL on GPUs, in which nobody waits longer than PATIENCE.
@@ -65,7 +65,7 @@ class Processes:
 
         self._store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
         if self.is_first:
-            self._store.delete_key(FAILURE)  # of the processes that these were restarted for
+            self._store.delete_key(FAILURE)  # left by the processes before a restart
         backend = "nccl" if device is not None and device.type == "cuda" else "gloo"
         self._gradients: Any = distributed.new_group(backend=backend, timeout=PATIENCE)
 
@@ -75,20 +75,20 @@ class Processes:
         return self.rank == 0
 
     def wrap_ddp(self, network: nn.Module) -> nn.Module:
-        """The network, started from the first process's weights; its gradients become sums over the processes."""
+        """Wrap in DDP: weights of the first process, gradients summed over the processes."""
         if self.num == 1:
             return network
         # No static_graph: in torch 2.15 its first backward under no_sync ends in an internal error.
         parallel = DistributedDataParallel(network, process_group=self._gradients, gradient_as_bucket_view=True)
-        parallel.register_comm_hook(self._gradients, _sum)  # by itself it would divide by the number of processes
+        parallel.register_comm_hook(self._gradients, _sum)  # the default divides by the number of processes
         return parallel
 
     def without_sync(self, network: nn.Module) -> AbstractContextManager[object]:
-        """Inside, gradients stay this process's own: they are summed with those of the next backward outside."""
+        """Inside, gradients are not synchronised: the next backward outside sums them too."""
         return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
     def all_losses(self, mine: Tensor) -> Tensor:
-        """The scalars of all processes, (num,), on each of them. A GPU is not waited for."""
+        """The scalars of all processes, (num,), on each of them, without a host sync."""
         losses = mine.new_zeros(self.num)
         losses[self.rank] = mine
         if self.num > 1:
@@ -96,7 +96,7 @@ class Processes:
         return losses
 
     def agreed_signal(self, mine: signal.Signals | None) -> signal.Signals | None:
-        """A signal that any process got, so that all stop after the same step.
+        """The signal that any process received, so that all stop after the same step.
 
         A few bytes between the CPUs, about 0.1 ms on one machine: a GPU goes on computing meanwhile.
         """
@@ -107,7 +107,7 @@ class Processes:
         return signal.Signals(int(number)) if number else None
 
     def gather(self, mine: Any) -> list[Any]:
-        """The small values of all processes by rank, on each of them."""
+        """Small values of all processes by rank, on each of them."""
         if self.num == 1:
             return [mine]
         values: list[Any] = [None] * self.num
@@ -115,12 +115,12 @@ class Processes:
         return values
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait for all processes."""
         self.gather(None)
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What one process raises inside ends all: the others raise OtherProcessFailed with its message.
+        """An error in one process ends all: the others raise OtherProcessFailed with its message.
 
         They notice when they next want something of it, because a process that ends closes its connections.
         """
@@ -131,19 +131,19 @@ class Processes:
                 raise
             if isinstance(error, OtherProcessFailed) or _is_lost_connection(error):
                 raise OtherProcessFailed(self._failure() or _last_words(error)) from error
-            if not isinstance(error, TrainingInterrupted):  # which all agreed on
+            if not isinstance(error, TrainingInterrupted):  # raised by all processes
                 self._tell(error)
             raise
 
     def _tell(self, error: Exception) -> None:
         text = str(error).partition("\n")[0]
-        # Set where it is absent: what failed first is the cause of the rest.
+        # Set only if absent: the first failure is the cause of the others.
         self._store.compare_set(FAILURE, "", f"rank {self.rank}: {type(error).__name__}: {text}")
 
     def _failure(self) -> str | None:
         try:
             return self._store.get(FAILURE).decode() if self._store.check([FAILURE]) else None
-        except distributed.DistError:  # the store has ended with the process that kept it
+        except distributed.DistError:  # the store ended with its process
             return None
 
 
@@ -167,14 +167,14 @@ def _last_words(error: Exception) -> str:
     return "another process ended without a word (killed?), or the network between them did"
 
 
-# A test set shared out among the processes that torchrun started: each scores some images, every one gets all rows.
+# Sharing a test set among the processes of torchrun: each scores some images, all get all rows.
 
 PATIENCE_FOR_ROWS = timedelta(days=7)
-"""How long a process waits for the others' rows. One that ends is noticed at once."""
+"""Timeout for the rows of others; a process that ends is noticed at once."""
 
 
 class OtherRankFailed(UserError):
-    """Another process could not score its share, so there is no result."""
+    """Another process failed to score its share."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ def sharing() -> Iterator[Share]:
     if num_ranks == 1:
         yield WHOLE
         return
-    if torch.cuda.is_available():  # what is asked to be on "cuda" goes to this process's own GPU
+    if torch.cuda.is_available():  # "cuda" means the GPU of this process
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     _join()
     try:

@@ -1,4 +1,4 @@
-"""python train.py: a config and pairs go in, a run folder with trained weights and a scored test set comes out."""
+"""train.py and restore-diff train: train on pairs, then score the test set."""
 
 import argparse
 import sys

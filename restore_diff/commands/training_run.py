@@ -1,4 +1,4 @@
-"""The story of a training run: what is found, the run itself, the scored test set."""
+"""Implementation of train.py: data, the run itself, the scored test set."""
 
 import argparse
 import json
@@ -45,9 +45,9 @@ RECORD = "data.json"
 
 
 def record_data(run: RunFolder, report: Callable[[str], None], batches: TrainingBatches) -> None:
-    """Keep number and order of the training pairs; report where they are not those of the start before."""
+    """Record number and order of the training pairs; report a change since the last start."""
     before: Any = {}
-    with suppress(OSError, ValueError):  # the first start, or a file that someone has written into
+    with suppress(OSError, ValueError):  # the first start, or an edited file
         before = json.loads((run.path / RECORD).read_text())
     now: dict[str, object] = {"num_pairs": batches.order.num_pairs, "order": batches.order.fingerprint()}
     if isinstance(before, dict) and before.get("order", now["order"]) != now["order"]:
@@ -177,7 +177,7 @@ def _fit(
     if optimisation.processes.is_first:
         run.record_start(to_yaml(config), command, optimisation.device)
         record_data(run, log.line, batches)
-    with interruption:  # before it nothing needs to be saved, after it all is: a signal then ends the command
+    with interruption:  # outside, nothing needs saving: a signal ends the command
         trainer.run()
 
 
@@ -205,7 +205,7 @@ def _device(name: str, share: Share) -> torch.device:
 
 
 def _require_even_split(config: ExperimentConfig, num_processes: int) -> None:
-    """Raises ConfigError, with the nearest sizes, where the batch is not a whole number of micro batches for each."""
+    """Raise ConfigError, with the nearest sizes, if the batch cannot be split evenly."""
     size, num_micro_batches = config.training.batch_size, config.training.num_micro_batches
     parts = num_processes * num_micro_batches
     if size % parts:

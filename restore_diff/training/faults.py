@@ -1,4 +1,4 @@
-"""Stops, signals, dead workers, values that are not finite, cost."""
+"""Faults of a training run: signals, dead data workers, non-finite values; and the measured cost of a step."""
 
 import os
 import re
@@ -22,7 +22,7 @@ from restore_diff.distributed import ALONE, Processes, TrainingStopped
 from restore_diff.training.optimisation import MAX_OVERFLOWS_IN_A_ROW, NonFinite, Optimisation, TrainingBatch
 from restore_diff.training.run import RunFolder
 
-# SIGTERM and Ctrl-C, noted and obeyed between two steps.
+# SIGTERM and Ctrl-C, handled between two steps.
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -56,22 +56,22 @@ class Interruption:
             signal.signal(other, signal.SIG_DFL if alone else signal.SIG_IGN)
         if self._processes.is_first:
             insist = "; once more leaves at once" if alone else ""
-            # print() may be interrupted in its own middle; os.write may not.
+            # a signal can interrupt print(), but not os.write
             os.write(2, f"\n{self.signal.name}: finishing this step, then saving{insist}\n".encode())
 
 
-# Data workers that die: said in a line that helps, and never in the middle of an update.
+# Dead data workers: reported in one line with advice, never in the middle of an update.
 
 BROKEN = (ConnectionError, EOFError)
-"""What reading from a worker that has just died may raise, before torch has news of the death."""
+"""Errors of reading from a worker that has just died, before torch reports its death."""
 
 MOMENT_S = 5.0
-"""How long its end may lag behind."""
+"""How long the end of the process may follow the error."""
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Inside, the death of a data worker is only noted; leaving raises what torch has to say of it.
+    """Inside, the death of a data worker is only recorded; leaving raises the error of torch.
 
     torch raises it wherever the main thread stands, be it between the weights' update and that of their average.
     """
@@ -84,16 +84,16 @@ def undisturbed() -> Iterator[None]:
 
 @contextmanager
 def defer_sigchld() -> Iterator[None]:
-    """After the first: where memory runs out several workers die, and each would be raised in the midst of saving."""
+    """Ignore further deaths: out of memory, several workers die, and each error would interrupt the saving."""
     with _handling_deaths(lambda number, _: None):
         yield
 
 
 @contextmanager
 def _handling_deaths(handler: Callable[[int, FrameType | None], object]) -> Iterator[object]:
-    """Put `handler` in the place of torch's, and give the latter back."""
+    """Replace the SIGCHLD handler of torch by `handler`, and return the former."""
     if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
-        yield None  # on Windows and in threads torch has none either
+        yield None  # torch has none on Windows and in threads
         return
     previous = signal.signal(signal.SIGCHLD, handler)
     try:
@@ -103,7 +103,7 @@ def _handling_deaths(handler: Callable[[int, FrameType | None], object]) -> Iter
 
 
 def death_of_worker(error: Exception, workers: Sequence[BaseProcess]) -> str | None:
-    """What to do about an error in reading data; None where no worker died and no shared memory was missing."""
+    """Advice for an error in reading data; None if no worker died and shared memory was sufficient."""
     text = str(error)
     if isinstance(error, BROKEN) or "DataLoader worker (pid" in text:
         # How it ended is in torch's own words only where these were first to come.
@@ -123,18 +123,18 @@ def death_of_worker(error: Exception, workers: Sequence[BaseProcess]) -> str | N
     return f"a data worker had no shared memory left: {advice}"
 
 
-# Looks from time to time whether the steps were finite, and names what the first that was not was computed on.
+# Periodic check that all steps were finite; names the samples of the first that was not.
 
 
 class Contents(NamedTuple):
-    """What a process computed its part of a step on."""
+    """The samples of one process in one step."""
 
     positions: list[int]
     names: list[str]
 
 
 class Inspection:
-    """Between two looks it remembers the samples of each step. All processes look after the same steps."""
+    """Keeps the samples of each step between two checks. All processes check after the same steps."""
 
     def __init__(self, optimisation: Optimisation, run: RunFolder, report: Callable[[str], None]):
         self._optimisation, self._run, self._report = optimisation, run, report
@@ -142,12 +142,12 @@ class Inspection:
         self._num_overflows = 0
 
     def remember(self, step: int, batches: Sequence[TrainingBatch]) -> None:
-        """What step `step` was computed on."""
+        """Record the samples of step `step`."""
         positions, names = ([k for b in batches for k in b.positions], [name for b in batches for name in b.names])
         self._contents[step] = Contents(positions, names)
 
     def require_finite(self, step: int) -> None:
-        """Raise TrainingStopped, on all processes, where a step up to `step` was not finite. Waits for the device."""
+        """Raise TrainingStopped, on all processes, if a step up to `step` was not finite. Waits for the device."""
         guard = self._optimisation.guard
         found = guard.found()
         if found is not None:
@@ -163,7 +163,7 @@ class Inspection:
         self._contents.clear()
 
     def _describe(self, found: NonFinite) -> str:
-        """One line; all of it goes to a file."""
+        """One line for the error message; the details go to a file."""
         name = f"nonfinite_{found.step:06d}.json"
         processes = self._optimisation.processes
         parts = processes.gather(self._contents[found.step])
@@ -185,13 +185,13 @@ class Inspection:
         return f"{found}{where}, on {', '.join(dict.fromkeys(names[:3]))}, ... (all in {name})"
 
 
-# What a training step costs, measured before the run without changing anything of it.
+# Cost of a training step, measured before the run without changing its state.
 
 
 class Cost(NamedTuple):
     seconds_per_step: float
     memory_bytes: int
-    """The most in use, AdamW's moments included: on an accelerator, of its memory; on the CPU, of this process."""
+    """Peak memory with the moments of AdamW: of the accelerator, or on a CPU of this process."""
 
 
 def measure_cost(optimisation: Optimisation, batches: list[TrainingBatch], num_repeats: int = 3) -> Cost:
@@ -210,7 +210,7 @@ def measure_cost(optimisation: Optimisation, batches: list[TrainingBatch], num_r
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes, the most so far: on an accelerator, of its memory; on the CPU, of this process."""
+    """Peak memory in bytes: of the accelerator, or on a CPU of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""Averaged weights: what validation, test and restore use."""
+"""One optimizer step: averaged weights, Muon, optimizer state, finite checks, loss and gradients."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,7 +32,7 @@ class ExponentialMovingAverage:
             raise ValueError(f"decay must be in [0, 1), got {decay}")
         self.decay = decay
         self.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        """Same names as the model's state_dict."""
+        """By the names of the model's state_dict."""
         parameters = {name for name, _ in model.named_parameters()}
         followed = model.state_dict()
         self._averages = [self.weights[name] for name in followed if name in parameters]
@@ -45,7 +45,7 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def update(self, num_updates: int) -> None:
-        """Take in the model's weights after `num_updates` optimizer steps, the last one included."""
+        """Average in the model's weights after `num_updates` optimizer steps."""
         step = 1 - self.decay_after(num_updates)
         torch._foreach_lerp_(self._averages, self._parameters, step)  # pyright: ignore[reportPrivateImportUsage]
         for copy, buffer in self._copied:
@@ -53,12 +53,12 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def load(self, weights: dict[str, Tensor]) -> None:
-        """Go on from saved averages. Raises ValueError where names or shapes differ."""
+        """Load saved averages. Raises ValueError if names or shapes differ."""
         _copy_into(self.weights, weights)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[nn.Module]:
-        """The model with the averaged weights in place of its own, which come back on leaving."""
+        """Inside, the model has the averaged weights; its own are restored on leaving."""
         own = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         _copy_into(model.state_dict(), self.weights)
         try:
@@ -78,20 +78,20 @@ def _copy_into(targets: dict[str, Tensor], sources: dict[str, Tensor]) -> None:
         target.copy_(sources[name])
 
 
-# Muon (Jordan et al., 2024): momentum made orthogonal for the matrices inside a network, AdamW for all else.
+# Muon (Jordan et al., 2024): orthogonalised momentum for the matrices inside a network, AdamW for the rest.
 
 MOMENTUM = 0.95
 NUM_ITERATIONS = 5
 COEFFICIENTS = 3.4445, -4.7750, 2.0315
-"""Of the quintic that Jordan et al. iterate: it takes singular values to between 0.7 and 1.2, not to 1, but quickly."""
+"""Quintic of Jordan et al.: it moves singular values quickly to between 0.7 and 1.2, not exactly to 1."""
 UPDATE_RMS = 0.2
-"""Of AdamW's updates in units of the rate, so that one rate does for both; Liu et al. (2025, arXiv 2502.16982)."""
+"""RMS of AdamW's updates in units of the rate, so that both use one rate; Liu et al. (2025, arXiv 2502.16982)."""
 ENDS = ("conv_in.", "conv_out.", "weather_embedding.", "weather_head.")
-"""Layers that read or write images and hints: no matrices between features."""
+"""Layers that read or write images or hints; their matrices are not between features."""
 
 
 def is_inner_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Whether Muon is for this parameter: features to features, and not each by itself as a depthwise convolution."""
+    """Whether Muon updates this parameter: a matrix between features, not a depthwise convolution."""
     return parameter.ndim >= 2 and parameter.shape[1] > 1 and not name.startswith(ENDS)
 
 
@@ -122,7 +122,7 @@ class Muon(AdamW):
                 done = torch.ones((), device=matrices[0].device) if found_inf is None else 1 - found_inf
                 self._update(matrices, done, group["lr"], group["weight_decay"])
                 for matrix in matrices:
-                    matrix.grad = None  # AdamW passes over these
+                    matrix.grad = None  # AdamW skips these
         super().step(closure)
 
     def _update(self, matrices: list[nn.Parameter], done: Tensor, lr: float, weight_decay: float) -> None:
@@ -158,7 +158,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
 
 def _by_shape(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """Those that have a gradient. Equal shapes are iterated on together, as small matrices leave a device idle."""
+    """Matrices with a gradient, grouped by shape: small matrices one by one would leave a device idle."""
     found: dict[torch.Size, list[nn.Parameter]] = {}
     for parameter in parameters:
         if parameter.grad is not None:
@@ -166,15 +166,15 @@ def _by_shape(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
     return list(found.values())
 
 
-# The optimizer's state as plain tensors named after the parameters, so that a file of it needs no pickle.
+# Optimizer state as plain tensors named after the parameters, so that its file needs no pickle.
 
 ADAMW_KEYS = {"step", "exp_avg", "exp_avg_sq"}
 MUON_KEYS = {"step", "exp_avg"}
-"""What is kept for a parameter, and for a matrix of Muon."""
+"""State per parameter of AdamW, and per matrix of Muon."""
 
 
 def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """E.g. `conv_in.weight/exp_avg`. Rates and the like are not in it: they follow from the config and the step."""
+    """State by names such as `conv_in.weight/exp_avg`. Rates are not part of it: they follow from config and step."""
     return {
         f"{name}/{key}": value
         for name, parameter in model.named_parameters()
@@ -184,7 +184,7 @@ def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tenso
 
 @torch.no_grad()
 def load_optimizer_tensors(model: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Go on from `optimizer_tensors`. Raises ValueError for a name, shape or type that the model does not have."""
+    """Load `optimizer_tensors`. Raises ValueError for a name, shape or type that the model does not have."""
     parameters = dict(model.named_parameters())
     state: dict[str, dict[str, Tensor]] = {}
     for path, saved in tensors.items():
@@ -192,7 +192,7 @@ def load_optimizer_tensors(model: nn.Module, optimizer: Optimizer, tensors: dict
         if name not in parameters:
             raise ValueError(f"optimizer state of {(name or path)[:100]}, which the model does not have")
         state.setdefault(name, {})[key] = _like(parameters[name], path, key, saved)
-    # load_state_dict puts the step counters where this optimizer wants them, on the device or not.
+    # load_state_dict places the step counters on the device that this optimizer needs.
     names = {id(parameter): name for name, parameter in parameters.items()}
     indexed: dict[int, dict[str, Tensor]] = {}
     number = 0
@@ -213,7 +213,7 @@ def _complete(name: str, values: dict[str, Tensor], keys: set[str]) -> dict[str,
 
 
 def _like(parameter: Tensor, path: str, key: str, saved: Tensor) -> Tensor:
-    """A copy with the parameter's strides, which fused kernels want equal and which files do not keep."""
+    """A copy with the strides of the parameter: fused kernels need them equal, and files do not keep them."""
     wanted = torch.Size() if key == "step" else parameter.shape
     if saved.shape != wanted:
         raise ValueError(f"optimizer state {path} has shape {tuple(saved.shape)}, the model {tuple(wanted)}")
@@ -224,7 +224,7 @@ def _like(parameter: Tensor, path: str, key: str, saved: Tensor) -> Tensor:
     return torch.empty_like(parameter).copy_(saved)
 
 
-# What a step's loss and gradient tell, gathered on the device so that no step waits for it.
+# Loss and gradient statistics, gathered on the device without a host sync.
 
 MAX_OVERFLOWS_IN_A_ROW = 20
 
@@ -234,7 +234,7 @@ class NonFinite(NamedTuple):
     loss: float
     gradient_norm: float
     ranks: list[int]
-    """Of the processes whose part of the loss was not finite; empty where only the gradient was not."""
+    """Ranks whose part of the loss was not finite; empty if only the gradient was not."""
 
     def __str__(self) -> str:
         name, value = ("gradient norm", self.gradient_norm) if abs(self.loss) < float("inf") else ("loss", self.loss)
@@ -242,7 +242,7 @@ class NonFinite(NamedTuple):
 
 
 class FiniteGuard:
-    """Says of each update, in a tensor, whether to skip it, and remembers why.
+    """Decides on the device whether to skip an update, and records the reason.
 
     After the first loss or gradient that is not finite, every update is skipped: the weights stay those before it until
     somebody looks. Only with float16 is a gradient that overflows ordinary: that one update is skipped.
@@ -257,7 +257,7 @@ class FiniteGuard:
         self._overflows = torch.zeros((), dtype=torch.int64, device=device)
 
     def skip(self, step: int, losses: Tensor, gradient_norm: Tensor) -> Tensor:
-        """1.0 where the update that makes step `step` must not be done, else 0.0; float32 scalar on the device.
+        """1.0 if the update of step `step` must be skipped, else 0.0; float32 scalar on the device.
 
         `losses` are the parts that the processes computed, by rank.
         """
@@ -284,12 +284,12 @@ class FiniteGuard:
         return NonFinite(step, loss, gradient_norm, ranks)
 
     def overflows(self) -> tuple[int, int]:
-        """Updates skipped for a float16 overflow: in a row, and in all. Waits for the device."""
+        """Updates skipped for a float16 overflow: in a row, and in total. Waits for the device."""
         return int(self._overflows_in_a_row), int(self._overflows)
 
 
 class Meter:
-    """Means of loss and gradient norm over the updates since they were last read."""
+    """Means of loss and gradient norm over the updates since the last reading."""
 
     def __init__(self, device: torch.device):
         self._totals = torch.zeros(3, device=device)  # loss, gradient norm, number of updates
@@ -299,13 +299,13 @@ class Meter:
         self._totals += torch.where(skipped > 0, 0, values)
 
     def read(self) -> tuple[float, float]:
-        """Mean loss and mean gradient norm, nan where no update was done; starts anew. Waits for the device."""
+        """Mean loss and mean gradient norm, nan without any update; then resets. Waits for the device."""
         loss, gradient_norm, num_updates = self._totals.tolist()
         self._totals.zero_()
         return (loss / num_updates, gradient_norm / num_updates) if num_updates else (float("nan"), float("nan"))
 
     def totals(self) -> tuple[float, float, float]:
-        """What a resumed run needs to log the same means. Waits for the device."""
+        """State from which a resumed run logs the same means. Waits for the device."""
         loss, gradient_norm, num_updates = self._totals.tolist()
         return loss, gradient_norm, num_updates
 
@@ -313,7 +313,7 @@ class Meter:
         self._totals.copy_(torch.tensor(totals))
 
 
-# One optimizer step after the other: batch -> loss -> backward -> clip -> step -> ema.
+# One optimizer step: batch -> loss -> backward -> clip -> step -> ema.
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -327,7 +327,7 @@ class TrainingBatch(Protocol):
     def degraded(self) -> Images | None: ...
     @property
     def positions(self) -> list[int]:
-        """Of each sample in the whole run: step * batch_size + place in the global batch; consecutive."""
+        """Position of each sample in the run: step * batch_size + place in the global batch; consecutive."""
         ...
 
     @property
@@ -349,7 +349,7 @@ def learning_rate(config: TrainingConfig, num_steps_done: int) -> float:
 
 
 def new_optimizer(model: nn.Module, config: TrainingConfig) -> AdamW:
-    """That of the config, for a model on its device. It leaves all as it is where its `found_inf` is 1."""
+    """The optimizer of the config, for a model on its device. It skips an update if its `found_inf` is 1."""
     rate, decay = config.learning_rate, config.weight_decay
     if config.optimizer == "muon":
         return Muon(model, rate, decay, torch.float32 if config.precision == "float32" else torch.bfloat16)
@@ -384,7 +384,7 @@ class Optimisation:
         self.model = model.to(device, memory_format=weights).train()  # type: ignore[call-overload]
         if (head := getattr(model, "weather_head", None)) is not None:
             head.requires_grad_(False)  # trained apart: this loss does not use it
-        # Before the averages are copied from the weights, because all start from the first process's.
+        # Before the averages are copied: wrap_ddp replaces the weights by those of the first process.
         self._network = processes.wrap_ddp(torch.compile(model) if config.compile else model)  # type: ignore[arg-type]
         self.ema = ExponentialMovingAverage(model, config.ema_decay)
         self.optimizer = new_optimizer(model, config)
@@ -395,7 +395,7 @@ class Optimisation:
         self.processes = processes
 
     def advance(self, num_steps_done: int, batches: Iterator[TrainingBatch]) -> list[TrainingBatch]:
-        """Do one optimizer step on the next `num_micro_batches` batches, and return these."""
+        """Do one optimizer step on the next `num_micro_batches` batches, and return the batches."""
         used = list(islice(batches, self._config.num_micro_batches))
         torch.manual_seed(mix(self._seed, "dropout", num_steps_done, self.processes.rank))
         self.optimizer.zero_grad(set_to_none=True)

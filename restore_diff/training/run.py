@@ -25,7 +25,7 @@ from restore_diff.environment import environment
 from restore_diff.errors import UserError
 from restore_diff.files import printable, remove_abandoned, replace_atomically
 
-# May this config go on from that checkpoint?
+# Whether a changed config may resume from a checkpoint.
 
 HARMLESS = (
     "name",
@@ -44,19 +44,19 @@ HARMLESS = (
     "tiling",
     "evaluation",
 )
-"""Keys, or whole sections, that change speed, length or reports, but not what a training step does beyond rounding.
+"""Keys or sections that change speed, length or reports, but not the result of a training step beyond rounding.
 
 `training.num_steps` stretches a cosine rate, which then follows the new length from the resumed step on: allowed,
-because to train longer is what people ask for, and said aloud.
+because users ask for longer training; the log reports it.
 """
 
 
 class ConfigChanged(UserError):
-    """The config would make another experiment of a run that has begun."""
+    """The config differs from that of the run in a way that changes the experiment."""
 
 
 def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Dotted keys whose values differ, e.g. `model.base_channels`, also those that only one of the two has."""
+    """Dotted keys whose values differ, e.g. `model.base_channels`, including keys of only one of the two."""
     before, after = _flat(json.loads(json.dumps(old))), _flat(json.loads(json.dumps(new)))
     absent = object()
     return sorted(key for key in before | after if before.get(key, absent) != after.get(key, absent))
@@ -68,7 +68,7 @@ def refused_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def describe_changes(keys: list[str], old: dict[str, Any], new: dict[str, Any]) -> str:
-    """`model.base_channels 64 -> 96, seed 0 -> 1`; of many keys the first ten."""
+    """`model.base_channels 64 -> 96, seed 0 -> 1`; at most ten keys."""
     before, after = _flat(old), _flat(new)
     told = [f"{key} {_shown(before.get(key, 'absent'))} -> {_shown(after.get(key, 'absent'))}" for key in keys[:10]]
     return ", ".join(told) + (f" and {len(keys) - 10} more" if len(keys) > 10 else "")
@@ -92,7 +92,7 @@ def require_same_experiment(old: dict[str, Any], new: dict[str, Any], defaults: 
 
 
 def _filled(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Down to the keys of sections; a key that is there keeps its value, empty or not."""
+    """Fill in missing keys, also inside sections; existing values stay, even empty ones."""
     filled = defaults | values
     for key, default in defaults.items():
         if isinstance(default, dict) and default and isinstance(filled[key], dict):
@@ -112,7 +112,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-# The folder of one run: held by one process at a time, with all that the run depended on.
+# The folder of one run: locked by one process, with everything that the run depended on.
 
 LOCK = ".lock"
 HOLDER = ".holder"
@@ -121,11 +121,11 @@ RunState = Literal["running", "finished", "preempted", "failed"]
 
 
 class RunFolderError(UserError):
-    """The folder cannot be used."""
+    """The run folder cannot be used."""
 
 
 class RunFolder:
-    """runs/NAME/, locked within `with` by this process; the lock dies with the process, however it ends.
+    """runs/NAME/, locked within `with` by this process; the lock ends with the process, however that ends.
 
     config.yaml  command.txt  environment.json  data.json  status.json  log.txt  metrics.jsonl  tb/  samples/
     checkpoints/
@@ -158,7 +158,7 @@ class RunFolder:
             return "another process"
 
     def set_aside(self) -> Path | None:
-        """Move an earlier run's files to previous-001/, so that a new one can begin. None where there were none."""
+        """Move an earlier run's files to previous-001/, so that a new one can begin. None if there were none."""
         old = [
             entry
             for entry in self.path.iterdir()
@@ -184,11 +184,11 @@ class RunFolder:
             self.write_json("environment.json", environment() | {"device": str(device)})
 
     def write_status(self, state: RunState, step: int, reason: str = "") -> None:
-        """Tell watchers how the run stands: `step` optimizer steps are done."""
+        """Write status.json: the state, and `step` optimizer steps done."""
         self.write_json("status.json", {"state": state, "step": step, "reason": reason})
 
     def write_json(self, name: str, values: dict[str, object]) -> None:
-        """Write a file of the run folder, whole or not at all."""
+        """Write a file of the run folder atomically."""
         replace_atomically(self.path / name, json.dumps(values, indent=1, allow_nan=False).encode())
 
     @contextmanager
@@ -199,14 +199,14 @@ class RunFolder:
             raise RunFolderError(f"cannot write the run folder {self.path}: {error.strerror}") from error
 
 
-# What a run tells: the console, log.txt, metrics.jsonl, TensorBoard, samples.
+# The log of a run: console, log.txt, metrics.jsonl, TensorBoard, samples.
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
 
 
 class NullLog:
-    """The log of a process that is not the first: it takes every line, and says nothing."""
+    """The log of processes other than the first: discards every line."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *_, **__: None
@@ -240,7 +240,7 @@ class RunLog:
         self.note(text)
 
     def note(self, text: str) -> None:
-        """One line in log.txt alone. A disk that does not take it costs one warning."""
+        """One line in log.txt only. A failing disk causes one warning."""
         if self._text is None:
             return
         try:
@@ -251,7 +251,7 @@ class RunLog:
             self.line(f"warning: no more lines in log.txt ({error.strerror})")
 
     def begin(self, step: int, num_steps: int, batch_size: int) -> None:
-        """Go on after `step` steps: what an earlier process wrote of later steps is cut away."""
+        """Continue after `step` steps: lines of later steps by an earlier process are cut off."""
         self._num_steps, self._batch_size = num_steps, batch_size
         metrics = self._folder / "metrics.jsonl"
         replace_atomically(metrics, _lines_up_to(metrics, step))
@@ -262,7 +262,7 @@ class RunLog:
         self.restart_clock(step)
 
     def restart_clock(self, step: int) -> None:
-        """Leave the time since the last call out of the next figure of speed, e.g. that of a validation."""
+        """Exclude the time since the last call, e.g. of a validation, from the next speed."""
         self._clock_step, self._clock_time = step, time.monotonic()
 
     def step_done(self) -> None:
@@ -306,13 +306,13 @@ class RunLog:
         self._on_board(lambda: self._board and self._board.add_image("samples", pixels, step))
 
     def flush(self) -> None:
-        """Wait until the disk has the metrics: a checkpoint must not outlive the lines before it."""
+        """Sync the metrics to disk: no checkpoint may be newer than the lines before it."""
         self._metrics.flush()
         os.fsync(self._metrics.fileno())
         self._on_board(lambda: self._board and self._board.flush())
 
     def end(self) -> None:
-        """No more steps; `line` still works."""
+        """End the progress bar; `line` still works."""
         if self._bar is not None:
             self._bar.close()
             self._metrics.close()
@@ -334,7 +334,7 @@ class RunLog:
         self._board = SummaryWriter(str(self._folder / "tb"), purge_step=step + 1)
 
     def _on_board(self, action: Callable[[], object]) -> None:
-        """TensorBoard is a convenience: whatever happens to it, training goes on, after one warning."""
+        """Training continues after an error of TensorBoard, with one warning."""
         try:
             action()
         except Exception as error:
@@ -342,7 +342,7 @@ class RunLog:
             self.line(f"warning: TensorBoard is off from here on ({type(error).__name__}: {error})")
 
     def _eta(self, step: int) -> str:
-        """All that went on since the start counted in, also validation and saving."""
+        """Speed since the start, including validation and saving."""
         per_step = (time.monotonic() - self._begin_time) / max(step - self._begin_step, 1)
         minutes, seconds = divmod(round(per_step * (self._num_steps - step)), 60)
         hours, minutes = divmod(minutes, 60)
@@ -350,7 +350,7 @@ class RunLog:
 
 
 def _lines_up_to(metrics: Path, step: int) -> bytes:
-    """The whole lines of steps not after `step`; a line that a kill cut off is no line."""
+    """The complete lines of steps up to `step`; a truncated last line is dropped."""
     if not metrics.exists():
         return b""
     return b"".join(line for line in metrics.read_bytes().splitlines(keepends=True) if _step_of(line) <= step)

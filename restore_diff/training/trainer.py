@@ -1,4 +1,4 @@
-"""Between a running optimisation and a checkpoint of it."""
+"""The training loop, and training state to and from checkpoints."""
 
 import hashlib
 import json
@@ -54,7 +54,7 @@ from restore_diff.training.run import (
 
 
 def take_snapshot(optimisation: Optimisation, step: int, best: Best | None, config: dict[str, Any]) -> Checkpoint:
-    """All that the steps after `step` depend on. The tensors are those in use, not copies."""
+    """The state that the steps after `step` depend on. Tensors are not copied."""
     scaler = optimisation.scaler.state_dict()  # empty unless float16
     loss_scale = LossScale(scale=scaler["scale"], growth_tracker=scaler["_growth_tracker"]) if scaler else None
     totals = optimisation.meter.totals()
@@ -69,13 +69,13 @@ def take_snapshot(optimisation: Optimisation, step: int, best: Best | None, conf
 
 
 def digests(checkpoint: Checkpoint) -> dict[str, str]:
-    """Of the weights, their averages and the optimizer's state: equal where all bits are."""
+    """Hashes of the weights, their averages and the optimizer state."""
     parts = {"weights": checkpoint.model, "averages": checkpoint.ema, "optimizer": checkpoint.optimizer}
     return {name: _digest(on_cpu(tensors)) for name, tensors in parts.items()}
 
 
 def restore_snapshot(optimisation: Optimisation, checkpoint: Checkpoint) -> None:
-    """Go on from a checkpoint as if nothing had happened. Raises ConfigChanged where names, shapes or types differ."""
+    """Restore the state of a checkpoint. Raises ConfigChanged if names, shapes or types differ."""
     _require_same_shapes(checkpoint.model, optimisation.model.state_dict())
     optimisation.model.load_state_dict(checkpoint.model)
     try:
@@ -111,7 +111,7 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-# Training: step, maybe log, validate, save; resumed where it stopped, stopped before harm is done.
+# The loop: step, then log, validate or save at their intervals; resumed where it stopped.
 
 Validate: TypeAlias = Callable[[nn.Module, int], dict[str, float]]
 """(the model with its averaged weights, steps done) -> scores by name, higher is better; the same on all processes."""
@@ -156,7 +156,7 @@ class Trainer:
     def run(self) -> int:
         """Train to the end and return the number of steps done.
 
-        Raises TrainingStopped, TrainingInterrupted, OtherProcessFailed; log.txt and status.json tell it too.
+        Raises TrainingStopped, TrainingInterrupted, OtherProcessFailed; log.txt and status.json record it.
         """
         try:
             with self._processes.together():
@@ -169,12 +169,12 @@ class Trainer:
         except BaseException as error:
             self._tell_end(error)
             if isinstance(error, TrainingInterrupted):
-                self._processes.wait()  # torchrun ends all once one has left
+                self._processes.wait()  # torchrun ends all processes once one has left
             raise
         finally:
             with suppress(OSError):
                 self._log.end()
-        self._processes.wait()  # for the last checkpoint, which all may want to read
+        self._processes.wait()  # for the last checkpoint, which all processes may read
         return self.step
 
     def _train(self) -> None:
@@ -209,7 +209,7 @@ class Trainer:
             self.step % every == 0 or self.step == config.num_steps
             for every in (config.log_every_steps, config.validate_every_steps, config.save_every_steps)
         )
-        # Looking at the guard waits for an accelerator, as logging and saving do; on the CPU it is free.
+        # Reading the guard waits for an accelerator, as logging and saving do; on a CPU it costs nothing.
         if self._optimisation.device.type == "cpu" or logs or validates or saves:
             self._inspection.require_finite(self.step)
         if logs:
@@ -224,7 +224,7 @@ class Trainer:
             self._log.restart_clock(self.step)
 
     def _score(self) -> bool:
-        """Validate the averaged weights, and say whether they are the best so far."""
+        """Validate the averaged weights; return whether they are the best so far."""
         if self._validate is None:
             return False
         model = self._optimisation.model
@@ -265,7 +265,7 @@ class Trainer:
             self._write_status("running")
 
     def _require_no_drift(self, mine: dict[str, str]) -> None:
-        """All do the same updates on the same bits: where they differ, something is broken that no loss would show."""
+        """All processes do the same updates on the same bits: a difference is a fault that no loss would show."""
         everywhere = self._processes.gather(mine)
         drifted = [rank for rank, digest in enumerate(everywhere) if digest != everywhere[0]]
         if drifted:
@@ -275,18 +275,18 @@ class Trainer:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """A full disk, or a weight that is not finite, stops training and leaves the last checkpoint as it is."""
+        """Inside, a full disk or a non-finite weight stops training; the last checkpoint stays as it is."""
         try:
             yield
         except (OSError, NotFinite) as error:
             raise TrainingStopped(self.step, f"{error}; {newest_kept(self._run.checkpoints)}") from error
 
     def _stop_without_workers(self, error: Exception, workers: list[BaseProcess]) -> None:
-        """Raise TrainingStopped where the error tells of a dead data worker; the steps done are whole, and saved."""
+        """Raise TrainingStopped if the error is of a dead data worker, after saving the completed steps."""
         reason = death_of_worker(error, workers)
         if reason is None:
             return
-        if self._processes.num == 1 and self.step > self._saved_step:  # others would not come to compare weights
+        if self._processes.num == 1 and self.step > self._saved_step:  # other processes would not compare weights
             with defer_sigchld():
                 self._save()
         raise TrainingStopped(self.step, f"{reason}; {newest_kept(self._run.checkpoints)}") from error
@@ -326,7 +326,7 @@ class Trainer:
         return step
 
     def _newest(self) -> Checkpoint | None:
-        """The newest checkpoint that the first process finds intact, read by all."""
+        """The newest checkpoint that is intact for the first process, read by all processes."""
         folder = self._run.checkpoints
         mine = newest_valid(folder, load_checkpoint, self._log.line) if self._processes.is_first else None
         step = self._processes.gather(mine and mine.progress.step)[0]
