@@ -38,5 +38,5 @@ def test_each_weight_is_the_mean_of_all_files_and_the_config_that_of_the_last(sa
 def test_different_networks_have_no_mean(saved, tmp_path, capsys):
     paths = [saved(1), saved(2, "model.base_channels=16")]
     assert EXAMPLE["main"]([*map(str, paths), "-o", str(tmp_path / "mean.safetensors")]) == 2
-    assert "1.safetensors: its network (`model`) is not that of" in capsys.readouterr().err
+    assert "1.safetensors: its network (`model`) differs from that of" in capsys.readouterr().err
     assert not (tmp_path / "mean.safetensors").exists()
