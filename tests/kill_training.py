@@ -118,7 +118,7 @@ class Endurance:
 
 
 def _start(name: str, num_steps: int) -> int:
-    """The real train.py in a child, which says what it says into said.txt."""
+    """Start the real train.py in a child process, with its output in said.txt."""
     child = os.fork()
     if child:
         return child

@@ -1,4 +1,4 @@
-"""What a network is told of the weather."""
+"""Weather labels as the hint of a network."""
 
 import pytest
 import torch

@@ -17,7 +17,7 @@ MAX_NAMED = 10
 
 
 class DataError(UserError):
-    """A data set that cannot be used as it is on the disk. The message has one line and says what to do."""
+    """A data set that cannot be used as it is on the disk. The message is one line, with what to do."""
 
 
 class ImageError(UserError):

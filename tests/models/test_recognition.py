@@ -1,4 +1,4 @@
-"""The part of the U-Net that says what weather it sees."""
+"""The weather head of the U-Net."""
 
 import pytest
 import torch

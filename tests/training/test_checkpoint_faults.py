@@ -44,7 +44,7 @@ def forge(path: Path, name: str, data: bytes) -> None:
 
 
 def container(header: object, body: bytes = ONES, length: int | None = None) -> bytes:
-    """A safetensors file that says of itself what it likes."""
+    """A safetensors file with a forged header."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + body
 

@@ -49,7 +49,7 @@ def runs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def told(runs) -> list[dict[str, str]]:
-    """What each of the two processes says of each scenario."""
+    """The results of both processes, by scenario."""
     processes = start_both(str(runs))
     try:
         said = [process.communicate(timeout=300) for process in processes]
