@@ -164,7 +164,7 @@ def _is_lost_connection(error: Exception) -> bool:
 def _last_words(error: Exception) -> str:
     if isinstance(error, OtherProcessFailed):
         return str(error)
-    return "another process ended without a word (killed?), or the network between them did"
+    return "another process exited unexpectedly (killed?), or the network between the processes failed"
 
 
 # Sharing a test set among the processes of torchrun: each scores some images, all get all rows.
