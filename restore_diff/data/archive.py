@@ -159,6 +159,7 @@ class _Handle:
         self._lock = threading.Lock()
 
     def read(self, first: int, count: int) -> bytes:
+        """Return up to `count` bytes from position `first`; fewer at the end of the file."""
         with self._lock:
             self.file.seek(first)
             data = b""

@@ -43,6 +43,7 @@ HARMLESS = (
     "sampler",
     "tiling",
     "evaluation",
+    "plugins",  # where the files are; `versions` records their hashes, and a resumed run reports a change
 )
 """Keys or sections that change speed, length or reports, but not the result of a training step beyond rounding.
 

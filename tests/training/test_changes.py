@@ -39,6 +39,10 @@ def test_what_does_not_touch_a_training_step_is_harmless(section, values):
     assert refused_keys(OLD, new) == []
 
 
+def test_a_plugin_file_may_move_between_two_starts():
+    assert refused_keys(OLD | {"plugins": ["a/mine.py"]}, OLD | {"plugins": ["b/mine.py"]}) == []
+
+
 @pytest.mark.parametrize(
     "new",
     [
