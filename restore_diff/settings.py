@@ -324,8 +324,8 @@ class SamplerConfig:
 
 @settings
 class NetworkConfig:
-    kind: str = Field(default="unet", description="the network: unet, or an entry of MODELS")
-    options: Options = Field(default_factory=dict, description="of a plugin's network")
+    kind: str = Field(default="unet", description="the network: unet, transformer, or an entry of MODELS")
+    options: Options = Field(default_factory=dict, description="of the transformer, or of a plugin's network")
     base_channels: int = Field(default=128, ge=8, le=8192, multiple_of=2, description="channels at full resolution")
     channel_multipliers: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
         default=(1, 2, 3, 4), min_length=1, max_length=12, description="one per level"
@@ -349,7 +349,7 @@ class NetworkConfig:
         min_length=1,
         description="meaning of the hint's places, none first; kept with the weights",
     )
-    recognise: bool = Field(default=False, description="unet with a hint: a head that detects the weather")
+    recognise: bool = Field(default=False, description="with a hint: a head that detects the weather")
     image_channels: int = Field(default=3, ge=1, description="channels of x_t and of the output")
     condition_channels: int = Field(default=3, ge=0, description="channels of the degraded image; 0: no condition")
 

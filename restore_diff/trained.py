@@ -18,7 +18,7 @@ from restore_diff.diffusion.samplers import GUIDANCE, SAMPLERS
 from restore_diff.diffusion.schedule import NoiseSchedule
 from restore_diff.errors import UserError
 from restore_diff.labels import hints
-from restore_diff.models.unet import Network, UNet, make_network
+from restore_diff.models.unet import Network, make_network
 from restore_diff.randomness import mix
 from restore_diff.registry import choose, make
 from restore_diff.restoration.recognition import Recognition
@@ -216,7 +216,7 @@ def restorer(
         with settings_of("--weather"):
             hint = hints([None if weather == "unknown" else weather], labels)
         predictor = partial(model, weather=hint.to(device))
-    elif isinstance(model, UNet) and config.model.recognise:
+    elif config.model.recognise:
         last_t = config.schedule.num_timesteps - 1
         recognition = Recognition(
             model.recognise,
