@@ -324,8 +324,8 @@ class SamplerConfig:
 
 @settings
 class NetworkConfig:
-    kind: str = Field(default="unet", description="the network: unet, transformer, or an entry of MODELS")
-    options: Options = Field(default_factory=dict, description="of the transformer, or of a plugin's network")
+    kind: str = Field(default="unet", description="the network: unet, transformer, autoencoder, or an entry of MODELS")
+    options: Options = Field(default_factory=dict, description="of a network other than unet")
     base_channels: int = Field(default=128, ge=8, le=8192, multiple_of=2, description="channels at full resolution")
     channel_multipliers: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
         default=(1, 2, 3, 4), min_length=1, max_length=12, description="one per level"
@@ -356,8 +356,8 @@ class NetworkConfig:
 
 @settings
 class CodecConfig:
-    name: str = Field(default="identity", description="identity, or an entry of CODECS: from pixels to latents")
-    options: Options = Field(default_factory=dict, description="of a plugin's codec")
+    name: str = Field(default="identity", description="identity, autoencoder, diffusers, or an entry of CODECS")
+    options: Options = Field(default_factory=dict, description="of a codec other than identity")
 
 
 # Settings of how an image of any size is taken through the network.

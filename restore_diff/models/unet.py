@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from restore_diff.models.autoencoder import Autoencoder
 from restore_diff.models.layers import (
     NORM_EPSILON,
     Downsample,
@@ -212,7 +213,7 @@ def _check(config: NetworkConfig) -> None:
 Network: TypeAlias = UNet
 """Or any module with its interface: forward(x_t, t, degraded, **condition), `size_multiple`."""
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "transformer": Transformer}
+MODELS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "transformer": Transformer, "autoencoder": Autoencoder}
 """Networks by the name in `model.kind`: (config[, options]) -> module."""
 
 
