@@ -109,7 +109,6 @@ class DiffusersCodec:
 
     def __init__(self, options: DiffusersCodecSettings):
         self.network = _from_diffusers(options.path).eval().requires_grad_(False)
-        self.network.enable_tiling()
         config = self.network.config
         self.is_tiny = type(self.network).__name__ == "AutoencoderTiny"
         self.downscale = 2 ** (
@@ -141,6 +140,7 @@ def _from_diffusers(path: str):
         kind = diffusers.AutoencoderKL.load_config(name, local_files_only=is_local)["_class_name"]
         if kind not in ("AutoencoderKL", "AutoencoderTiny"):
             raise ValueError(f"expected an AutoencoderKL or AutoencoderTiny, found {kind}")
-        return getattr(diffusers, kind).from_pretrained(name, local_files_only=is_local, torch_dtype=torch.float32)
+        options = {"local_files_only": is_local, "torch_dtype": torch.float32, "low_cpu_mem_usage": False}
+        return getattr(diffusers, kind).from_pretrained(name, **options)
     except Exception as error:  # network, name, permission, damaged file: each a class of its own
         raise ValueError(f"options.path: {path}: {str(error).partition(chr(10))[0]}") from error
