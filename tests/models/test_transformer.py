@@ -1,7 +1,11 @@
 """The transformer: linear cost, any size, attention over channels, and a condition that is read by each pixel."""
 
+import runpy
+from pathlib import Path
+
 import pytest
 import torch
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from restore_diff.labels import hints
@@ -193,3 +197,21 @@ def test_tokens_that_do_not_fit_are_refused():
         network()(*inputs(), tokens=torch.zeros(2, 3, 6))
     with pytest.raises(ValueError, match=r"tokens must be \(batch, number, 6\)"):
         network(WORDS)(*inputs(), tokens=torch.zeros(2, 3, 5))
+
+
+def test_the_example_of_words_trains_and_draws_a_column_for_each_sentence(tmp_path, capsys):
+    example = runpy.run_path(str(Path(__file__).resolve().parents[2] / "examples/words.py"))
+    (tmp_path / "clean").mkdir()
+    for number in range(2):
+        pixels = torch.randint(256, (20, 24, 3), generator=seeded(number), dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(tmp_path / "clean" / f"{number}.png")
+    data = [f"data.train={tmp_path / 'clean'}", f"data.test={tmp_path / 'clean'}", "data.num_workers=0"]
+    tiny = ["data.crop_size_px=16", "training.num_steps=2", "model.options.channels=32", "data.num_validation=0"]
+    assert example["main"]([*data, *tiny, "-o", str(tmp_path / "words.png")]) == 0
+    assert Image.open(tmp_path / "words.png").width == 4 + (16 + 4) * (
+        1 + len(example["LEFT"]) + len(example["UNSEEN"])
+    )
+    assert "take the haze away" in capsys.readouterr().out
+    condition = example["Words"]().condition(["remove the rain", "clear the rain and the haze"])
+    assert condition["token_mask"].sum(1).tolist() == [3, 6]
+    assert torch.equal(condition["tokens"][0, 1], condition["tokens"][1, 1])  # the same word, the same token
