@@ -106,7 +106,7 @@ class Transformer(nn.Module):
         Raises ValueError for a condition that the network does not take or of another shape, and for a size that is no
         multiple of `size_multiple`.
         """
-        condition = self._tokens(len(x_t), weather, tokens, token_mask)
+        condition = self._tokens(x_t.shape[0], weather, tokens, token_mask)
         skips, features, embedding = self._encode(x_t, t, degraded, condition)
         for up, merge, blocks in reversed(list(zip(self.ups, self.merges, self.decoder, strict=True))):
             features = merge(torch.cat([F.pixel_shuffle(up(features), 2), skips.pop()], dim=1))
@@ -120,7 +120,7 @@ class Transformer(nn.Module):
         """
         assert self.weather_head is not None, "model.recognise is false"
         with torch.no_grad():
-            skips, features, _ = self._encode(x_t, t, degraded, self._tokens(len(x_t), None, None, None))
+            skips, features, _ = self._encode(x_t, t, degraded, self._tokens(x_t.shape[0], None, None, None))
         return self.weather_head([*skips, features])
 
     def _encode(
