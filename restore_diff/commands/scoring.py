@@ -1,7 +1,9 @@
 """Implementation of test.py and of restore_diff.evaluate; `score_test_set` and `validation` also serve train.py."""
 
 import argparse
+import hashlib
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -29,7 +31,7 @@ from restore_diff.commands.console import (
 )
 from restore_diff.config import ExperimentConfig, config_from_dict
 from restore_diff.data.images import write_image
-from restore_diff.data.names import DataError
+from restore_diff.data.names import CLEAN_FOLDERS, DEGRADED_FOLDERS, DataError
 from restore_diff.data.pairs import Pair, PairList
 from restore_diff.distributed import WHOLE, Share, sharing
 from restore_diff.environment import is_out_of_memory
@@ -59,6 +61,8 @@ from restore_diff.training.run import NullLog, RunLog
 NUM_PANEL_ROWS = 4
 PANEL_PX = 256
 PICTURE = "before_after.png"
+MAX_NAME = 40
+"""Longest name of a report folder."""
 VALIDATION_METRICS = ("psnr", "ssim")
 
 
@@ -75,8 +79,25 @@ class Choice(NamedTuple):
 
 
 def set_folder(parent: Path, source: str) -> Path:
-    """Return the report folder of a test set in `parent`, named after its source."""
-    return parent / (re.sub(r"[^\w-]+", "_", source).strip("_")[-60:] or "here")
+    """Return the report folder of a test set in `parent`.
+
+    Its name is that of the card, or the path below the current folder, or the last part of another path and a short
+    hash, since sets in two places may have one name. FOLDER/input:FOLDER/target has the name of FOLDER.
+    """
+    absolute = (os.path.abspath(Path(part).expanduser()) for part in source.split(":"))  # noqa: PTH100  keeps links
+    paths = list(map(Path, absolute))
+    if len(paths) == 2 and paths[0].parent == paths[1].parent and _are_sides(*paths):
+        paths = [paths[0].parent]
+    here, text = Path.cwd(), ""
+    if all(path.is_relative_to(here) for path in paths):
+        text = "_".join(str(path.relative_to(here)) for path in paths)
+    if not 0 < len(text) <= MAX_NAME:
+        text = f"{paths[0].name[:MAX_NAME]}-{hashlib.sha256(os.fsencode(':'.join(map(str, paths)))).hexdigest()[:4]}"
+    return parent / (re.sub(r"[^\w-]+", "_", text).strip("_") or "here")
+
+
+def _are_sides(degraded: Path, clean: Path) -> bool:
+    return degraded.name.lower() in DEGRADED_FOLDERS and clean.name.lower() in CLEAN_FOLDERS
 
 
 def evaluate(

@@ -281,9 +281,9 @@ class RunLog:
             step, {f"training/{k}": v for k, v in values.items()} | {"training/images_per_s": images_per_second}
         )
 
-        self._bar.set_postfix_str(f"loss {loss:.4f}, lr {learning_rate:.1e}, {images_per_second:.1f} images/s")
+        self._bar.set_postfix_str(f"loss {loss:.4f}, lr {learning_rate:.1e}, {speed(images_per_second, 'image')}")
         means = f"step {step}/{self._num_steps}  loss {loss:.4f}  lr {learning_rate:.1e}"
-        line = f"{means}  {rate:.1f} it/s  eta {self._eta(step)}"
+        line = f"{means}  {speed(rate, 'it')}  eta {self._eta(step)}"
         if self._bar.disable:
             self.line(line)
         else:
@@ -348,6 +348,11 @@ class RunLog:
         minutes, seconds = divmod(round(per_step * (self._num_steps - step)), 60)
         hours, minutes = divmod(minutes, 60)
         return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes:02d}:{seconds:02d}"
+
+
+def speed(per_second: float, unit: str) -> str:
+    """Return a speed such as `2.5 it/s`; below one a second its inverse, `4.0 s/it`, as tqdm does."""
+    return f"{per_second:.1f} {unit}/s" if per_second >= 1 else f"{1 / per_second:.1f} s/{unit}"
 
 
 def _lines_up_to(metrics: Path, step: int) -> bytes:
