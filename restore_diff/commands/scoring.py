@@ -35,7 +35,7 @@ from restore_diff.data.names import CLEAN_FOLDERS, DEGRADED_FOLDERS, DataError
 from restore_diff.data.pairs import Pair, PairList
 from restore_diff.distributed import WHOLE, Share, sharing
 from restore_diff.environment import is_out_of_memory
-from restore_diff.evaluation.evaluator import Evaluator, OnImage, Row, Scorer
+from restore_diff.evaluation.evaluator import Evaluator, OnImage, PairDataset, Row, Scorer, quantize
 from restore_diff.evaluation.folders import (
     no_reference_table,
     pair_folders,
@@ -44,13 +44,15 @@ from restore_diff.evaluation.folders import (
     score_images,
     write_no_reference,
 )
-from restore_diff.evaluation.pictures import choose_examples, draw_panel, sweep_table, write_sweep
+from restore_diff.evaluation.page import PAGE, write_page, write_sweep
+from restore_diff.evaluation.pictures import choose_examples, draw_panel, show, sweep_table
 from restore_diff.evaluation.report import (
     Report,
     Scores,
     compare,
     comparison_table,
     console_table,
+    metrics_of,
     scores_of,
     summarise,
 )
@@ -137,7 +139,7 @@ def evaluate(
 def score_test_set(
     config: ExperimentConfig, restorer: Restorer, description: str, pairs: PairList, folder: Path, choice: Choice
 ) -> Report:
-    """Restore and score every pair; write per_image.csv, summary.json, tables and a picture to `folder`.
+    """Restore and score every pair; write per_image.csv, summary.json, tables and pictures to `folder`.
 
     `description` of the restorer goes into the report. Where several processes share the pairs, all return the whole
     report and the first one writes it.
@@ -158,20 +160,29 @@ def score_test_set(
         options = {name: value for name, value in choice._asdict().items() if name != "save_images"}
         report = evaluate(config, restorer, pairs, description=description, on_image=on_image, **options).report
     if share.is_first:
-        report.write(folder)
-        (folder / PICTURE).unlink(missing_ok=True)
-        measures = [f"{metric}_{report.protocol_names[0]}" for metric in ("psnr", "ssim") if metric in choice.metrics]
-        if measures and (examples := choose_examples(report.rows, measures[0])):
-            again = Evaluator(restorer.restore, Scorer(()), restorer.device)
-            draw_panel(folder / PICTURE, examples, build.images(config, pairs), again.restored)
+        again = Evaluator(restorer.restore, Scorer(()), restorer.device)
+        _write(report, folder, build.images(config, pairs), again.restored)
     return report
+
+
+def _write(report: Report, folder: Path, dataset: PairDataset, restored: Callable[[Pair, int], Tensor | None]) -> None:
+    """Write the files of a report, and restore the best, middle and worst images again for its pictures."""
+    report.write(folder)
+    (folder / PICTURE).unlink(missing_ok=True)
+    measure = next((metric.column for metric in metrics_of(report) if not metric.column.startswith("lpips")), None)
+    examples = choose_examples(report.rows, measure) if measure else []
+    with tqdm(examples, unit="image", desc="pictures", disable=None) as bar:
+        shown = [show(example, dataset, restored) for example in bar]
+    if shown:
+        draw_panel(folder / PICTURE, shown)
+    write_page(folder, report, shown)
 
 
 def tell(report: Report, folder: Path) -> None:
     """Print the table and the paths of the files."""
     say(*console_table(report).splitlines(), f"wrote {folder}/: per_image.csv, summary.json, table.md, table.tex")
-    if (folder / PICTURE).exists():
-        say(f"picture {folder / PICTURE}: degraded | restored | clean | error")
+    picture = f", {PICTURE}" if (folder / PICTURE).exists() else ""
+    say(f"look at {folder / PAGE}{picture}")
 
 
 def validation(
@@ -279,12 +290,19 @@ def _score_finished(args: argparse.Namespace, share: Share) -> int:
     report = Report(str(args.pred), rows, protocols, lpips)
     folder = args.out or set_folder(Path("scores"), str(args.pred))
     if share.is_first:
-        report.write(folder)
+        pairs = PairList(str(args.pred), tuple(pair_folders(args.pred, args.target)), crop_to_min=args.crop_to_min)
+        _write(report, folder, build.images(config, pairs), _finished)
     tell(report, folder)
     if args.fid and share.is_first:
         pairs, device = pair_folders(args.pred, args.target), build.select_device(args.device)
         say(*score_distributions(pairs, folder, device, download=args.download))
     return _conclude(report.nonfinite, share)
+
+
+def _finished(pair: Pair, _: int) -> Tensor:
+    """Return a finished image as uint8 levels, in place of `Evaluator.restored`."""
+    assert pair.degraded is not None
+    return quantize(pair.degraded[None])[0]
 
 
 def _compare_files(first: Path, second: Path) -> int:

@@ -80,7 +80,7 @@ def test_without_arguments_the_newest_run_is_scored_on_its_test_set(here, capsys
     assert abs(restored - np.mean([float(row["psnr_rgb"]) for row in scores(REPORT)])) < 1e-6
     assert printed[-2:] == [
         f"wrote {REPORT}/: per_image.csv, summary.json, table.md, table.tex",
-        f"picture {REPORT}/before_after.png: degraded | restored | clean | error",
+        f"look at {REPORT}/report.html, before_after.png",
     ]
     assert scores(REPORT) == before  # those that train.py wrote
     assert (REPORT / "before_after.png").read_bytes() == picture
@@ -199,6 +199,7 @@ def test_finished_images_are_scored_or_named_as_errors(empty, capsys):
     assert run_test(*finished, "--allow-jpeg") == 0
     assert capsys.readouterr().out.splitlines()[0] == "tests/input: 3 images"
     assert len(scores(Path("scores/tests_input"))) == 3
+    assert "restored | clean" in Path("scores/tests_input/report.html").read_text()
     assert refused(capsys, "--pred", "x", "--target", "tests/target") == "test.py: x: no such folder"
 
 
