@@ -194,11 +194,19 @@ def validation(
     """
     evaluator = Evaluator(restorer.restore, Scorer(("rgb",)), restorer.device)
     dataset = build.images(config, pairs)
+    quiet = None if share.is_first else True
 
     def validate(_: nn.Module, step: int) -> dict[str, float]:
         """Return means by metric; NaN where no pair has a score."""
         pictures: list[Tensor] = []
-        rows = evaluator.evaluate(dataset, on_image=lambda row, restored: pictures.append(restored), share=share)
+        total = len(share.positions(len(dataset)))
+        with tqdm(total=total, unit="image", desc="validation", leave=False, disable=quiet) as bar:
+
+            def on_image(_: Row, restored: Tensor) -> None:
+                pictures.append(restored)
+                bar.update()
+
+            rows = evaluator.evaluate(dataset, on_image=on_image, share=share)
         shown = zip(share.positions(len(dataset))[:NUM_PANEL_ROWS], pictures, strict=False)
         if share.is_first:
             log.image(step, _panel([(dataset[index], picture) for index, picture in shown]))

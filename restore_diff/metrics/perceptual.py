@@ -8,6 +8,7 @@ import hashlib
 import math
 import os
 import re
+import sys
 import warnings
 from importlib import resources
 from pathlib import Path
@@ -33,7 +34,8 @@ def cached_weights(url: str, size: str, command: str, *, download: bool = False)
     cached = Path(torch.hub.get_dir()) / "checkpoints" / file_name
     if download and not cached.is_file():
         try:
-            torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+            options = {"map_location": "cpu", "check_hash": True, "weights_only": True}
+            torch.hub.load_state_dict_from_url(url, progress=sys.stderr.isatty(), **options)
         except (OSError, RuntimeError) as error:  # no network; another hash than the one in the name
             raise MetricUnavailable(f"{url} could not be downloaded to {cached}: {error}") from error
     if not cached.is_file():

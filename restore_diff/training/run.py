@@ -297,7 +297,10 @@ class RunLog:
         self.line(f"validation {step}: {'  '.join(f'{name} {score:.4g}' for name, score in scores.items())}")
 
     def image(self, step: int, image: Tensor) -> None:
-        """Keep a picture, (3, height, width) in [0, 1], as samples/step_000400.png and in TensorBoard."""
+        """Keep a picture, (3, height, width) in [0, 1], as samples/step_000400.png and in TensorBoard; print its path.
+
+        It shows degraded | restored | clean.
+        """
         pixels = image.detach().float().cpu().clamp(0, 1).mul(255).round().byte()
         encoded = io.BytesIO()
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(encoded, "png")
@@ -305,6 +308,7 @@ class RunLog:
         path.parent.mkdir(exist_ok=True)
         replace_atomically(path, encoded.getvalue())
         self._on_board(lambda: self._board and self._board.add_image("samples", pixels, step))
+        self.line(f"picture {path}: degraded | restored | clean")
 
     def flush(self) -> None:
         """Sync the metrics to disk: no checkpoint may be newer than the lines before it."""

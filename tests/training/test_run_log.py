@@ -79,10 +79,11 @@ def test_a_log_file_that_the_disk_does_not_take_costs_one_warning(tmp_path, caps
     assert capsys.readouterr().out == "first\nwarning: no more lines in log.txt (No space left on device)\nsecond\n"
 
 
-def test_a_sample_is_written_as_it_is(tmp_path):
+def test_a_sample_is_written_as_it_is_and_its_path_printed(tmp_path, capsys):
     image = torch.tensor([-0.5, 0.25, 1.5]).reshape(3, 1, 1).expand(3, 2, 5)
     with RunLog(tmp_path) as log:
         log.image(400, image)
+    assert capsys.readouterr().out == f"picture {tmp_path}/samples/step_000400.png: degraded | restored | clean\n"
     with Image.open(tmp_path / "samples" / "step_000400.png") as written:
         assert written.size == (5, 2)
         assert written.getpixel((4, 1)) == (0, 64, 255)
