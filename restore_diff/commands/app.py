@@ -28,13 +28,11 @@ from restore_diff.commands.console import (
 from restore_diff.errors import UserError
 
 LOCAL = ("127.0.0.1", "localhost")
-HEADERS = {
-    # The page loads nothing from other servers, and other pages cannot show it in a frame.
-    "Content-Security-Policy": "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
-    "style-src 'self' 'unsafe-inline'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
+POLICY = (
+    b"default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+    b"style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
+)
+"""The page loads nothing from other servers, and other pages cannot show it in a frame."""
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -46,12 +44,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    host = "address to listen on; 0.0.0.0: everyone in the network can use the app, without a password (default {})"
+    host = "address to listen on; 0.0.0.0: the whole network can use the app, without a password (default 127.0.0.1)"
     add("--ckpt", type=path, metavar="PATH", help=CHECKPOINT)
     add("--plugin", type=path, action="append", default=[], metavar="FILE", help=PLUGIN)
     add("--device", type=device, default="auto", metavar="auto|cpu|cuda[:N]|mps")
-    add("--runs", type=path, default=Path("runs"), metavar="DIR", help="folder of the training runs (default runs)")
-    add("--host", default=LOCAL[0], metavar="ADDRESS", help=host.format(LOCAL[0]))
+    add("--runs", type=path, default="runs", metavar="DIR", help="folder of the training runs (default runs)")
+    add("--host", default=LOCAL[0], metavar="ADDRESS", help=host)
     add("--port", type=count(1, 65535), metavar="N", help="port to listen on (default: the first free one from 7860)")
     add("--max-pixels", type=pixels, default="200M", metavar="N", help="refuse larger photographs (default 200M)")
     add("--max-mib", type=count(1), default=500, metavar="N", help="refuse larger files, in MiB (default 500)")
@@ -65,12 +63,8 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with logging_to_console(), TemporaryDirectory(prefix="restore-diff-app-") as folder:
-            server, address = start(args, Path(folder))
-            say(f"open {address}   (Ctrl-C stops the app)")
-            try:
-                threading.Event().wait()
-            finally:
-                server.close(verbose=False)
+            say(f"open {_start(args, Path(folder))}   (Ctrl-C stops the app)")
+            threading.Event().wait()
     except USER_ERRORS as error:
         complain("restore-diff app", error)
         return BAD_USAGE
@@ -79,37 +73,33 @@ def main(argv: list[str] | None = None) -> int:
     return OK
 
 
-def start(args: argparse.Namespace, folder: Path) -> tuple[Any, str]:
-    """Serve in the background; return gradio's server, to be closed, and the address of the page.
-
-    `folder` is the only one that browsers can read from and write to. Raises UserError.
-    """
+def _start(args: argparse.Namespace, folder: Path) -> str:
+    """Serve in the background and return the address. Browsers can read files of `folder` only. Raises UserError."""
     os.environ.update(GRADIO_TEMP_DIR=str(folder), GRADIO_ANALYTICS_ENABLED="False")  # read when gradio is imported
     os.environ.pop("GRADIO_ALLOWED_PATHS", None)
     try:
-        import gradio
         import safehttpx
         from starlette.middleware import Middleware
         from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+        from restore_diff.app import CSS, Service, page
     except ImportError as error:
         raise UserError(f"needs gradio ({error}): pip install 'restore_diff[app]'") from error
 
-    from restore_diff.app import CSS, Service, page
     from restore_diff.registry import load_plugins
 
-    warnings.filterwarnings("ignore", module="PIL")  # problems of a file are shown on the page
     safehttpx.get = safehttpx.async_validate_url = _refuse_address
+    warnings.filterwarnings("ignore", module="PIL")  # problems of a file are shown on the page
     load_plugins(map(str, args.plugin))
     service = Service(args.ckpt, args.device, args.max_pixels, folder)
     say(service.description)
-    middleware = [Middleware(_Headers)]
+    middleware = [Middleware(_with_policy)]
     if args.host in LOCAL:  # refuse pages of other sites whose name was pointed at this machine
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=LOCAL))
     else:
         say(f"warning: everyone who reaches {args.host} can use the app, without a password", to=sys.stderr)
-    server = page(service, args.runs)
     try:
-        _, address, _ = server.launch(
+        _, address, _ = page(service, args.runs).launch(
             server_name=args.host,
             server_port=args.port,
             share=False,
@@ -127,7 +117,7 @@ def start(args: argparse.Namespace, folder: Path) -> tuple[Any, str]:
         )
     except OSError as error:
         raise UserError(f"cannot listen on {args.host}, port {args.port or '7860 and above'}: {error}") from error
-    return server, address
+    return address
 
 
 async def _refuse_address(*_: object, **__: object) -> Any:
@@ -135,17 +125,15 @@ async def _refuse_address(*_: object, **__: object) -> Any:
     raise ValueError("only uploaded files are read")
 
 
-class _Headers:
-    """ASGI middleware that adds HEADERS to each response."""
+def _with_policy(app: Any) -> Any:
+    """ASGI middleware that adds POLICY to each response."""
 
-    def __init__(self, app: Any):
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def send_with_headers(message: Any) -> None:
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
+        async def send_with_policy(message: Any) -> None:
             if message["type"] == "http.response.start":
-                added = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
-                message["headers"] = [*message["headers"], *added]
+                message["headers"] = [*message["headers"], (b"content-security-policy", POLICY)]
             await send(message)
 
-        await self.app(scope, receive, send_with_headers)
+        await app(scope, receive, send_with_policy)
+
+    return serve
