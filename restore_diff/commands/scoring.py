@@ -3,7 +3,6 @@
 import argparse
 import math
 import re
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -308,5 +307,5 @@ def _reports_of(checkpoint: Path) -> Path:
 
 def _conclude(nonfinite: list[str], share: Share) -> int:
     if nonfinite and share.is_first:
-        say(f"test.py: {len(nonfinite)} images gave non-finite values: {', '.join(nonfinite)}", to=sys.stderr)
+        complain("test.py", f"{len(nonfinite)} images gave non-finite values: {', '.join(nonfinite)}")
     return SOME_FAILED if nonfinite else OK
