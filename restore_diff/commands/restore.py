@@ -306,9 +306,9 @@ def _restore_shared(plan: Plan, args: argparse.Namespace, tally: Tally, num_rank
         return tally
     from torch import distributed
 
-    from restore_diff.distributed import OtherRankFailed, sharing
+    from restore_diff.distributed import OtherRankFailed, joined
 
-    with sharing():  # wait for the others: torchrun ends all processes when one ends with an exit code
+    with joined():  # wait for the others: torchrun ends all processes when one ends with an exit code
         _restore_planned(plan, args, tally)
         if tally.stopped in (BY_USER, BY_SYSTEM):
             return tally
