@@ -135,7 +135,7 @@ def test_training_mode_autocast_and_gradients_have_no_effect(trunk_file):
     assert not any(parameter.requires_grad for parameter in metric.parameters())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_gpu_with_tf32_gives_the_same(trunk_file):
     metric, (pred, target) = LPIPS("alex", trunk_file), images()
     on_cpu = metric(pred, target)
