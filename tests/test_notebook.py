@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 NOTEBOOK = Path(__file__).resolve().parent.parent / "examples/quickstart.ipynb"
-LIMIT_S = 600
+LIMIT_S = 1200
 
 
 def test_the_notebook_holds_no_outputs():
