@@ -147,7 +147,9 @@ class Run:
     """A finished training run."""
 
     path: Path
+    """Run folder: config, logs, samples, checkpoints, report of the test set."""
     config: ExperimentConfig
+    """Resolved config."""
 
     def load(self, **options: Any) -> LoadedRestorer:
         """The restorer of its averaged weights; options as `load`."""
