@@ -5,7 +5,6 @@ import hashlib
 import math
 import os
 import re
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -357,5 +356,5 @@ def _reports_of(checkpoint: Path) -> Path:
 
 def _conclude(nonfinite: list[str], processes: Processes) -> int:
     if nonfinite and processes.is_first:
-        say(f"test.py: {len(nonfinite)} images gave non-finite values: {', '.join(nonfinite)}", to=sys.stderr)
+        complain("test.py", f"{len(nonfinite)} images gave non-finite values: {', '.join(nonfinite)}")
     return SOME_FAILED if nonfinite else OK

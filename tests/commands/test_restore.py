@@ -219,6 +219,12 @@ def test_a_single_file_gets_the_same_name_and_seed_as_in_its_folder(photos, netw
     assert network.seeds == [7] * 3
 
 
+def test_short_names_of_other_programs_mean_options_of_this_one():
+    peers = restore.parse(["-i", "a", "-o", "b", "-n", "shipped", "-s", "4", "-t", "0", "--half"])
+    assert peers == restore.parse(["-i", "a", "-o", "b", "--name", "shipped", "--steps", "4", "--tile", "0", "--fp16"])
+    assert (str(peers.ckpt), peers.steps, peers.tile, peers.dtype) == ("shipped", 4, 0, "float16")
+
+
 def test_a_name_with_a_leading_dash_can_be_given():
     save("-a.png")
     assert restore.main(["--input=-a.png", "--output=-o.png"]) == 0
