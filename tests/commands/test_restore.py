@@ -300,11 +300,11 @@ def test_quiet_prints_failures_only(photos, capsys):
 
 
 def test_no_image_is_bad_usage_that_lists_ignored_files(photos, capsys):
-    (photos / "IMG_1.heic").write_text("unsupported format")
+    (photos / "notes.docx").write_text("no photograph")
     assert run() == 2
     printed = capsys.readouterr().err
     assert "no image in" in printed
-    assert "1 .heic" in printed
+    assert "1 .docx" in printed
 
 
 def test_two_inputs_with_one_output_are_bad_usage_before_any_work(photos, capsys):
