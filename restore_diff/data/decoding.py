@@ -86,8 +86,7 @@ def read_size(path: Path) -> tuple[int, int]:
         width, height = image.size
         if image.format == "PNG" and _has_late_metadata(path):
             image.load()
-        is_turned = image.format != "TIFF" and read_orientation(image) >= 5  # Pillow turns TIFF itself
-    return (width, height) if is_turned else (height, width)
+        return (width, height) if read_orientation(image) >= 5 else (height, width)
 
 
 @contextmanager

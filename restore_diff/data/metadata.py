@@ -23,7 +23,7 @@ INTEROPERABILITY = 0xA005
 XMP, IPTC, PHOTOSHOP, ICC = 700, 33723, 34377, 34675
 """TIFF tags."""
 # A TIFF file keeps EXIF among the tags for its storage; only these describe the picture.
-DESCRIPTIVE_TIFF_TAGS = (270, 271, 272, ORIENTATION, 282, 283, 296, 305, 306, 315, 33432, *EXIF_DIRECTORIES)
+DESCRIPTIVE_TIFF_TAGS = (270, 271, 272, 305, 306, 315, 33432, *EXIF_DIRECTORIES)
 EXIF_PREFIX = b"Exif\0\0"
 XMP_ORIENTATION = re.compile(rb"""(tiff:Orientation\s*(?:=\s*["']|>\s*))([1-8])""")
 GAIN_MAP, ISO_GAIN_MAP = b"http://ns.adobe.com/hdr-gain-map/", b"urn:iso:std:iso:ts:21496"
@@ -92,6 +92,11 @@ def fit(metadata: Metadata, kind: str) -> tuple[dict[str, Any], list[str]]:
     colours = dict(metadata.colours)
     if kind != "PNG" and (metadata.icc_profile or shows_srgb(metadata.colours)):
         fields.pop("colours", None)  # the picture looks the same without it
+    if "dpi" in fields and "dpi" not in HELD[kind] and "exif" in HELD[kind]:
+        if "exif" not in fields:
+            fields["exif"] = _exif_of_resolution(fields.pop("dpi"))
+        elif _has_tag(fields["exif"], RESOLUTION[0]):
+            fields.pop("dpi")
     held = HELD[kind] - ({"colours"} if b"cICP" not in colours and kind == "HEIF" else set())
     left_out = {name: NAMES[name] for name in fields if name not in held and fields[name]}
     if kind == "JPEG":
@@ -103,6 +108,16 @@ def fit(metadata: Metadata, kind: str) -> tuple[dict[str, Any], list[str]]:
     return {name: value for name, value in fields.items() if name not in left_out and value}, list(left_out.values())
 
 
+def _exif_of_resolution(dpi: tuple[float, float]) -> bytes:
+    block = Image.Exif()
+    block[RESOLUTION[0]], block[RESOLUTION[1]], block[RESOLUTION_UNIT] = *dpi, INCH
+    return block.tobytes().removeprefix(EXIF_PREFIX)
+
+
+def _has_tag(block: bytes, tag: int) -> bool:
+    return tag in [entry[0] for entry in _entries(block)[2]]
+
+
 def shows_srgb(colours: tuple[tuple[bytes, bytes], ...]) -> bool:
     """Return whether colours described by these PNG chunks look the same without them, as sRGB."""
     found = dict(colours)
@@ -112,9 +127,14 @@ def shows_srgb(colours: tuple[tuple[bytes, bytes], ...]) -> bool:
 
 
 def read_orientation(image: Image.Image) -> int:
-    """Return the orientation 1..8 of the samples (CIPA DC-008, section 4.6.4). EXIF is taken before XMP."""
-    if image.format == "TIFF" or (image.format in ("HEIF", "JXL") and not getattr(image, "jpeg", False)):
-        return 1  # the decoder turns it
+    """Return the orientation 1..8 of an image with its present size (CIPA DC-008, section 4.6.4).
+
+    EXIF is taken before XMP.
+    """
+    if image.format in ("HEIF", "JXL") and not getattr(image, "jpeg", False):
+        return 1  # the decoder has turned it
+    if image.format == "TIFF" and ORIENTATION in image.tag_v2:  # type: ignore[attr-defined]
+        return 1  # as before
     return upright_exif(_exif_block(image.info), [])[0] or _xmp_orientation(_xmp(image)) or 1
 
 
@@ -131,16 +151,14 @@ def read_metadata(image: Image.Image, path: Path) -> tuple[int, Metadata]:
         xmp = b"" if GAIN_MAP in xmp else xmp  # it describes a picture that the output lacks
     elif image.format == "MPO":
         lost.append("second picture in the JPEG file")
-    dpi = info.get("dpi")
-    is_given = image.format in ("PNG", "BMP", "JPEG2000") or ("jfif_unit" in info and info["jfif_unit"] in (1, 2))
-    return read_orientation(image), Metadata(
+    return (1 if is_tiff else read_orientation(image)), Metadata(
         icc_profile=info.get("icc_profile") or b"",
         exif=exif,
         xmp=XMP_ORIENTATION.sub(rb"\g<1>1", xmp),
         photoshop=_photoshop(image),
         comment=_comment(image),
         texts=_texts(image),
-        dpi=dpi if is_given and dpi and all(math.isfinite(v) and v > 0 for v in dpi) else None,
+        dpi=_dpi(image),
         colours=_colours(image, path),
         lost=tuple(lost + _other_parts(image)),
     )
@@ -151,13 +169,8 @@ def upright_exif(block: bytes, lost: list[str]) -> tuple[int, bytes]:
 
     The link to the thumbnail, which shows the degraded picture, is removed too.
     """
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
     try:
-        if order is None:
-            raise ValueError("not a TIFF structure")
-        (start,) = struct.unpack_from(f"{order}I", block, 4)
-        (count,) = struct.unpack_from(f"{order}H", block, start)
-        entries = [struct.unpack_from(f"{order}HH8s", block, start + 2 + 12 * index) for index in range(count)]
+        order, start, entries = _entries(block)
     except (struct.error, ValueError):
         lost += ["EXIF (damaged)"] if block else []
         return 0, b""
@@ -167,10 +180,20 @@ def upright_exif(block: bytes, lost: list[str]) -> tuple[int, bytes]:
             (orientation,) = struct.unpack(f"{order}{'I' if kind == 4 else 'H'}", rest[4 : 8 if kind == 4 else 6])
         else:
             kept += struct.pack(f"{order}HH8s", tag, kind, rest)
-    changed, end = bytearray(block), start + 2 + 12 * count
+    changed, end = bytearray(block), start + 2 + 12 * len(entries)
     kept = struct.pack(f"{order}H", len(kept) // 12) + kept
     changed[start : end + 4] = kept + bytes(len(changed[start : end + 4]) - len(kept))
     return (orientation if orientation in range(1, 9) else 0), bytes(changed)
+
+
+def _entries(block: bytes) -> tuple[str, int, list[tuple[int, int, bytes]]]:
+    """Return byte order, place and entries (tag, type, count and value) of the first directory of an EXIF block."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
+    if order is None:
+        raise ValueError("not a TIFF structure")
+    (start,) = struct.unpack_from(f"{order}I", block, 4)
+    (count,) = struct.unpack_from(f"{order}H", block, start)
+    return order, start, [struct.unpack_from(f"{order}HH8s", block, start + 2 + 12 * index) for index in range(count)]
 
 
 def tiff_directory(fields: Mapping[str, Any], lost: list[str]) -> ImageFileDirectory_v2:
@@ -179,7 +202,8 @@ def tiff_directory(fields: Mapping[str, Any], lost: list[str]) -> ImageFileDirec
     if "exif" in fields:
         exif = Image.Exif()
         exif.load(fields["exif"])
-        directory.update(_intact(exif, {tag: exif[tag] for tag in exif if _can_get(exif, tag)}, lost))
+        wanted = {tag: exif[tag] if _can_get(exif, tag) else None for tag, _, _ in _entries(fields["exif"])[2]}
+        directory.update(_intact(exif, wanted, lost))
     for tag, name in ((XMP, "xmp"), (PHOTOSHOP, "photoshop"), (ICC, "icc_profile")):
         if name in fields:
             directory[tag] = fields[name]
@@ -283,7 +307,6 @@ def read_raw_metadata(path: Path) -> Metadata:
 
 def _described(exif: Image.Exif, tags: Any, lost: list[str]) -> bytes:
     wanted = {tag: tags[tag] for tag in DESCRIPTIVE_TIFF_TAGS if tag in tags and _can_get(tags, tag)}
-    wanted.pop(ORIENTATION, None)
     block = Image.Exif()
     for tag, value in _intact(exif, wanted, lost).items():
         block[tag] = value
@@ -291,7 +314,7 @@ def _described(exif: Image.Exif, tags: Any, lost: list[str]) -> bytes:
 
 
 def _intact(exif: Image.Exif, tags: Mapping[int, Any], lost: list[str]) -> dict[int, Any]:
-    """Return the tags that can be written, with their directories; name the others in `lost`."""
+    """Return the tags that can be written, with their directories; name the others, and those without value."""
     intact, bad = {}, []
     for tag, value in tags.items():
         if tag in EXIF_DIRECTORIES:
@@ -299,7 +322,7 @@ def _intact(exif: Image.Exif, tags: Mapping[int, Any], lost: list[str]) -> dict[
             good = {key: item for key, item in inner.items() if _can_write({tag: {key: item}})}
             bad += [key for key in inner if key not in good]
             intact |= {tag: good} if good else {}
-        elif _can_write({tag: value}):
+        elif value is not None and _can_write({tag: value}):
             intact[tag] = value
         else:
             bad.append(tag)
@@ -327,6 +350,18 @@ def _can_write(tags: Mapping[int, Any]) -> bool:
     except Exception:  # Pillow raises anything for values that do not fit their type
         return False
     return True
+
+
+def _dpi(image: Image.Image) -> tuple[float, float] | None:
+    """Return the resolution that a file states outside of EXIF."""
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        is_given = RESOLUTION[0] in tags and _can_get(tags, RESOLUTION_UNIT) and tags[RESOLUTION_UNIT] in (INCH, 3)
+    else:
+        is_given = image.format in ("PNG", "BMP", "JPEG2000") or image.info.get("jfif_unit") in (1, 2)
+    dpi = image.info.get("dpi") if is_given else None
+    is_plain = dpi is not None and all(math.isfinite(value) and value > 0 for value in dpi)
+    return (float(dpi[0]), float(dpi[1])) if dpi is not None and is_plain else None
 
 
 def _photoshop(image: Image.Image) -> bytes:
