@@ -328,3 +328,104 @@ def test_packages_for_formats_are_imported_when_needed_only():
         imported |= {str(node.module) for node in statements if isinstance(node, ast.ImportFrom)}
         heavy = {name.split(".")[0] for name in imported} & {"pillow_heif", "pillow_jxl", "rawpy", "imagecodecs"}
         assert not heavy, module
+
+
+def cmyk(path: Path) -> None:
+    Image.fromarray(noise(6, 8, 4), "CMYK").save(path, "TIFF")
+
+
+def transparent_palette(path: Path) -> None:
+    Image.fromarray(noise(6, 8, 3)).quantize(16).save(path, "PNG", transparency=0)
+
+
+def deep_png(channels: int):
+    samples = torch.from_numpy(noise(channels, 6, 8, bits=16).astype(np.int32))
+    return lambda path: path.write_bytes(encoding.encode_png(samples, {}))
+
+
+def raw_alpha_bmp(path: Path) -> None:
+    """A BMP file of 32 bits per pixel that does not declare its alpha, as Pillow and old programs write it."""
+    Image.fromarray(noise(6, 8, 4)).save(path, "BMP")
+
+
+MAKERS = {
+    "1": lambda path: Image.fromarray(noise(6, 8) > 127).save(path, "PNG"),
+    "L": lambda path: Image.fromarray(noise(6, 8)).save(path, "PNG"),
+    "LA": lambda path: Image.fromarray(noise(6, 8, 2)).save(path, "PNG"),
+    "P": lambda path: Image.fromarray(noise(6, 8, 3)).quantize(16).save(path, "GIF"),
+    "P with a transparent colour": transparent_palette,
+    "RGB": lambda path: Image.fromarray(noise(6, 8, 3)).save(path, "PNG"),
+    "RGBA": lambda path: Image.fromarray(noise(6, 8, 4)).save(path, "TIFF"),
+    "RGBA of BMP": raw_alpha_bmp,
+    "RGBA of an animated WebP": lambda path: Image.fromarray(noise(6, 8, 4)).save(
+        path, "WEBP", save_all=True, append_images=[Image.fromarray(noise(6, 8, 4)[::-1].copy())], lossless=True
+    ),
+    "CMYK": cmyk,
+    "L 16": deep_png(1),
+    "LA 16": deep_png(2),
+    "RGB 16": deep_png(3),
+    "RGBA 16": deep_png(4),
+}
+REFUSED = {
+    "I": lambda path: Image.fromarray(noise(6, 8).astype(np.int32)).save(path, "TIFF"),
+    "F": lambda path: Image.fromarray(noise(6, 8).astype(np.float32)).save(path, "TIFF"),
+    "LAB": lambda path: Image.new("LAB", (8, 6)).save(path, "TIFF"),
+}
+GREY, GREY_ALPHA = "L L L L RGB RGB L", "LA - LA RGBA RGBA RGBA RGBA"
+COLOUR, ALPHA = "RGB RGB RGB RGB RGB RGB RGB", "RGBA - RGBA RGBA RGBA RGBA RGBA"
+ENDINGS = ["png", "jpg", "tif", "bmp", "webp", "avif", "heic"]
+TABLE = {
+    "1": GREY,
+    "L": GREY,
+    "LA": GREY_ALPHA,
+    "P": COLOUR,
+    "P with a transparent colour": ALPHA,
+    "RGB": COLOUR,
+    "RGBA": ALPHA,
+    "RGBA of BMP": ALPHA,
+    "RGBA of an animated WebP": ALPHA,
+    "CMYK": COLOUR,
+    "L 16": "L16 L L16 L RGB RGB L16",
+    "LA 16": "LA16 - RGBA16 RGBA RGBA RGBA RGBA16",
+    "RGB 16": "RGB16 RGB RGB16 RGB RGB RGB RGB16",
+    "RGBA 16": "RGBA16 - RGBA16 RGBA RGBA RGBA RGBA16",
+}
+"""What each kind of input becomes in each format, in the order of ENDINGS; "-" is refused. Lower depth is named."""
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("mode", TABLE)
+def test_every_mode_is_kept_converted_or_refused_in_every_format(tmp_path, mode, ending):
+    MAKERS[mode](tmp_path / "in")
+    image, out = read_image(tmp_path / "in"), tmp_path / f"out.{ending}"
+    expected = TABLE[mode].split()[ENDINGS.index(ending)]
+    if expected == "-":
+        with pytest.raises(ImageError, match="JPEG holds no transparency"):
+            write_image(out, image.pixels, image)
+        return
+    lost = write_image(out, image.pixels, image, quality=100)
+    again = read_image(out)
+    found = ("L" if again.grey else "RGB") + ("A" if again.alpha is not None else "") + "16" * (again.bit_depth == 16)
+    assert found == expected
+    is_shallow = mode.endswith("16") and (ending == "heic" or not expected.endswith("16"))
+    assert any("bit depth" in name for name in lost) is is_shallow
+    assert any("CMYK" in name for name in lost) is (mode == "CMYK")
+    if ending in ("png", "tif", "bmp"):
+        largest = 2**again.bit_depth - 1
+        assert torch.equal((again.pixels * largest).round(), (image.pixels * largest + 1e-4).round())
+        if image.alpha is not None and again.alpha is not None:
+            assert torch.equal((again.alpha * largest).round(), (image.alpha * largest + 1e-4).round())
+
+
+@pytest.mark.parametrize("mode", REFUSED)
+def test_modes_without_a_range_of_their_own_are_refused(tmp_path, mode):
+    REFUSED[mode](tmp_path / "in.tif")
+    assert "save it as" in refusal(tmp_path / "in.tif")
+
+
+def test_the_fourth_byte_of_bmp_is_padding_where_it_is_constant(tmp_path):
+    for value in (0, 255):
+        rgba = noise(6, 8, 4)
+        rgba[..., 3] = value
+        Image.fromarray(rgba).save(tmp_path / "a.bmp")
+        assert np.array_equal(planes(tmp_path / "a.bmp"), rgba[..., :3])
