@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -52,6 +52,20 @@ def require_degraded(pairs: PairList, render: Renderer | None) -> None:
         raise DataError(f"{pairs.name} holds clean photographs only: {advice}")
 
 
+def rendered(
+    render: Renderer, clean: Images, seeds: Sequence[int], weathers: Sequence[str | None]
+) -> tuple[Images, Images, Sequence[str | None]]:
+    """Return clean and degraded images (B,3,H,W), and the weather of each.
+
+    A photograph without weather is its own target, also where the camera added noise: it is to stay as it is.
+    """
+    if hasattr(render, "kinds"):
+        weathers = render.kinds(seeds, weathers)  # type: ignore[attr-defined]
+    degraded = render(clean, seeds, weathers)
+    unchanged = torch.tensor([weather == "none" for weather in weathers])
+    return torch.where(unchanged[:, None, None, None], degraded, clean), degraded, weathers
+
+
 class PairedImageDataset(Dataset[Pair]):
     """Whole images for validation and test, the same ones each time.
 
@@ -77,8 +91,11 @@ class PairedImageDataset(Dataset[Pair]):
             return Pair(clean, None, pair.name)
         if pair.degraded is None:
             assert self.render is not None
-            rendered = self.render(clean[None], [mix(self.seed, "weather", pair.name)], [pair.weather])[0]
-            return Pair(clean, (rendered * 255).round() / 255, pair.name)  # 8 bits, as in a file
+            target, degraded, _ = rendered(
+                self.render, clean[None], [mix(self.seed, "weather", pair.name)], [pair.weather]
+            )
+            target, degraded = ((images[0] * 255).round() / 255 for images in (target, degraded))
+            return Pair(target, degraded, pair.name)  # 8 bits, as in a file
         degraded = read_rgb_uint8(pair.degraded).float() / 255
         if degraded.shape != clean.shape:
             if not self.pairs.crop_to_min:
@@ -242,15 +259,14 @@ class Samples:
             return Batch(clean, None, positions, names, [None] * len(crops), tuple(damaged))
         degraded = torch.stack([crop[-1] for crop in crops]).float() / 255
         weathers: list[str | None] = [None] * len(crops)
-        rendered = [row for row, crop in enumerate(crops) if len(crop) == 1]
-        if rendered:
-            render: Any = self.render
-            seeds = [mix(self.seed, "weather", positions[row]) for row in rendered]
-            kinds: Sequence[str | None] = [pairs[row].weather for row in rendered]
-            if hasattr(render, "kinds"):
-                kinds = render.kinds(seeds, kinds)
-            degraded[rendered] = render(clean[rendered], seeds, kinds)
-            for row, kind in zip(rendered, kinds, strict=True):
+        rows = [row for row, crop in enumerate(crops) if len(crop) == 1]
+        if rows:
+            assert self.render is not None
+            seeds = [mix(self.seed, "weather", positions[row]) for row in rows]
+            clean[rows], degraded[rows], kinds = rendered(
+                self.render, clean[rows], seeds, [pairs[row].weather for row in rows]
+            )
+            for row, kind in zip(rows, kinds, strict=True):
                 weathers[row] = kind
         return Batch(clean, degraded, positions, names, weathers, tuple(damaged))
 

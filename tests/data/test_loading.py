@@ -57,6 +57,16 @@ def test_batches_do_not_depend_on_workers_cache_or_entry(photographs, data_confi
         assert same(take(batches, 4, step=4), expected[8:])
 
 
+def test_a_photograph_without_weather_is_its_own_target(photographs, data_config):
+    noisy = WeatherRenderer({"none": 1.0, "rain": 1.0}, {"rain": STREAKS}, camera=lambda images, seeds: images * 0.9)
+    batch = joined(take(TrainingBatches(photographs, noisy, data_config(), 8, 1, seed=0), 2))
+    assert set(batch.weathers) == {"none", "rain"}
+    for weather, clean, degraded in zip(batch.weathers, batch.clean, batch.degraded, strict=True):
+        assert torch.equal(clean, degraded) == (weather == "none")
+    whole = PairedImageDataset(photographs, WeatherRenderer({"none": 1.0}, {}, noisy.camera), seed=0)
+    assert torch.equal(whole[0].clean, whole[0].degraded)
+
+
 def test_a_sample_depends_on_its_position_not_on_the_batch(photographs, data_config):
     whole = joined(take(TrainingBatches(photographs, RAIN, data_config(), 12, 1, seed=1), 2))
     assert whole.positions == list(range(24))
