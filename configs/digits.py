@@ -8,7 +8,7 @@ is added, so they look soft. Every fifth image is a test image.
 `data.root`, as torchvision keeps it. It is never downloaded here.
 """
 
-import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from PIL import Image
 from restore_diff import SOURCES
 from restore_diff.data.names import DataError, PairPath
 from restore_diff.data.pairs import PairList, Split
-from restore_diff.files import replace_atomically
 
 SIZE_PX = 28
 
@@ -25,7 +24,7 @@ SIZE_PX = 28
 def digits(argument: str, split: Split, root: Path) -> PairList:
     """Write the images that are missing to ROOT/digits/NAME/SPLIT/LABEL/NUMBER.png, and list them all.
 
-    The weather of each pair is its label, "0" to "9". Raises DataError where a package or a copy of the data is missing.
+    The weather of each pair is its label, "0" to "9". DataError where a package or a copy of the data is missing.
     """
     name = argument or "sklearn"
     pairs = []
@@ -33,9 +32,9 @@ def digits(argument: str, split: Split, root: Path) -> PairList:
         path = root / "digits" / name / split / str(label) / f"{number:05d}.png"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            encoded = io.BytesIO()
-            image.save(encoded, "png")
-            replace_atomically(path, encoded.getvalue())
+            unfinished = path.with_name(f".{os.getpid()}.png")
+            image.save(unfinished)
+            unfinished.replace(path)
         pairs.append(PairPath(None, path, f"{label}/{number:05d}", weather=str(label)))
     return PairList(f"digits of {name}", tuple(pairs))
 

@@ -226,7 +226,7 @@ class Batch(NamedTuple):
     positions: list[int]
     names: list[str]
     weathers: Sequence[str | None] = ()
-    """Weather rendered on each image; None if the degraded image was read from a file."""
+    """Weather rendered on each image, None if its degraded image was read from a file; unconditional: its label."""
     damaged: tuple[str, ...] = ()
     """Messages for damaged files whose pairs were replaced."""
 
