@@ -57,7 +57,12 @@ class LoadedRestorer:
         deviation over the samples, float, same layout. `callback(step, x_t, estimate)`, `guidance`: see samplers.
         Raises ValueError for a picture of another kind or range, and for an unknown label.
         """
-        images, back = _to_images(picture)
+        task = self.config.sampler.guidance_options.get("task", "")
+        if not (self.config.model.condition_channels or self.config.sampler.guidance):
+            raise ValueError("an unconditional network restores zero-shot only: load(..., zero_shot='sr:2')")
+        images, back = _to_images(_in_colour(picture) if task == "colorize" else picture)
+        if task != "inpaint" and bool(images.isnan().any()):
+            raise ValueError("pictures hold values in [0, 1], got nan; zero_shot='inpaint' fills them in")
         weather = weather if weather is not None else self._weather
         if weather not in self._restorers:
             made = trained.restorer(self.config, self.network, self.device, self._dtype, weather)  # type: ignore[arg-type]
@@ -119,18 +124,22 @@ def load(
     dtype: str = "auto",
     weather: str | None = None,
     overrides: Sequence[str] = (),
+    zero_shot: str | None = None,
 ) -> LoadedRestorer:
     """Load a restorer from "shipped", a run folder, a checkpoint, a weights file, a .pth.tar of WeatherDiffusion, or
     "hub:owner/name".
 
-    `quality`: "fast", "balanced" or "best". `overrides`: settings such as "sampler.num_steps=4". Loading the same
-    source again does not read it again. Raises ValueError (WeightsError, ConfigError, DeviceError) in one sentence.
+    `quality`: "fast", "balanced" or "best". `overrides`: settings such as "sampler.num_steps=4". `zero_shot`: a task for
+    an unconditional network: "inpaint:MASK" (a file, white: fill in), "inpaint" (floats, NaN: fill in), "sr:FACTOR",
+    "deblur:SIGMA" (px) or "colorize". Loading the same source again does not read it again. Raises ValueError (WeightsError, ConfigError, DeviceError) in one sentence.
     """
     at = trained.select_device(device)
     config, model = _network(Path(source), at)
     config = overridden(config, overrides)
     if quality is not None:
         config = trained.at_quality(config, quality)
+    if zero_shot is not None:
+        config = trained.for_task(config, zero_shot)
     return LoadedRestorer(config, model, at, trained.select_precision(dtype, at), weather)
 
 
@@ -288,6 +297,13 @@ def _to_images(picture: Any) -> tuple[Images, Any]:
     raise ValueError(f"a picture is a PIL image, a NumPy array or a tensor, got {type(picture).__name__}")
 
 
+def _in_colour(picture: Any) -> Any:
+    """A grey picture in three channels."""
+    if isinstance(picture, Image.Image) and picture.mode in ("L", "LA", "1"):
+        return picture.convert("RGBA" if picture.mode == "LA" else "RGB")
+    return np.stack([picture] * 3, axis=-1) if isinstance(picture, np.ndarray) and picture.ndim == 2 else picture
+
+
 def _from_pil(picture: Image.Image) -> tuple[Images, Any]:
     if picture.mode not in ("RGB", "RGBA", "L", "LA", "P", "1"):
         raise ValueError(f"PIL image of mode {picture.mode}: convert it to RGB first (read are RGB, RGBA, L, LA, P, 1)")
@@ -301,7 +317,7 @@ def _from_pil(picture: Image.Image) -> tuple[Images, Any]:
             return back(result, True)
         restored = Image.fromarray(back(result, False)).convert(mode)
         if alpha is not None:
-            restored.putalpha(alpha)
+            restored.putalpha(alpha.resize(restored.size))  # larger after super-resolution
         return restored
 
     return images, to_pil
@@ -335,7 +351,7 @@ def _from_tensor(tensor: Tensor) -> tuple[Images, Any]:
 
 
 def _checked(images: Images) -> Images:
-    low, high = images.min().item(), images.max().item()
+    low, high = images.nan_to_num().min().item(), images.nan_to_num().max().item()
     if not (low >= -1e-3 and high <= 1 + 1e-3):
         raise ValueError(f"pictures hold values in [0, 1], got {low:.3g} to {high:.3g}; divide by 255, or use uint8")
     return images

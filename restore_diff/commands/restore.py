@@ -91,10 +91,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def _add_restoring(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("restoration (default: the settings of the checkpoint)").add_argument
     weather = "label for networks with weather conditioning; auto: detect per image; unknown: no label (default auto)"
+    zero_shot = (
+        "with an unconditional --ckpt (configs/prior.yaml): inpaint:MASK (white: fill in), sr:FACTOR, deblur:SIGMA (in "
+        "px) or colorize"
+    )
     uncertainty = "also write per-pixel uncertainty (standard deviation over samples; white: 0.1) to OUT/uncertainty"
     dtypes = "auto: bfloat16 on GPUs and CPUs with hardware support, else float32"
     add("--quality", choices=QUALITIES, help="preset of steps, tiles and samples (docs/speed.md)")
     add("--weather", choices=WEATHERS, default="auto", help=weather)
+    add("--zero-shot", metavar="TASK", help=zero_shot)
     add("--steps", type=count(1), metavar="N", help="sampling steps: network calls per image and sample")
     add("--sampler", choices=SAMPLERS)
     add("--seed", type=count(0), default=0, metavar="N", help="seed of the noise (default 0)")
@@ -320,7 +325,12 @@ def _restore_planned(plan: Plan, args: argparse.Namespace, tally: Tally) -> None
     if args.fail_fast and tally.of(FAILED):
         tally.stopped = AT_FAILURE
     elif plan.jobs:
-        _restore_jobs(plan, _load(args), args, tally)
+        restore = _load(args)
+        if args.zero_shot:
+            from restore_diff.restoration.zero_shot import require_mask_fits
+
+            require_mask_fits(args.zero_shot, [job.source for job in plan.jobs])
+        _restore_jobs(plan, restore, args, tally)
     tally.add_left(plan)
 
 
@@ -345,6 +355,7 @@ def _load(args: argparse.Namespace) -> "Restore":
         tile_size_px=None if args.tile == "auto" else args.tile,
         tile_overlap_px=args.tile_overlap,
         weather=None if args.weather == "auto" else args.weather,
+        zero_shot=args.zero_shot,
     )
     if not args.quiet:
         say(description)
@@ -358,7 +369,12 @@ def _restore_jobs(plan: Plan, restore: "Restore", args: argparse.Namespace, tall
 
     from restore_diff.restoration.folder import DiskFull, Writing, restore_folder
 
-    writing = Writing(args.jpeg_quality, keep_alpha=args.alpha == "keep", keep_metadata=args.metadata == "keep")
+    writing = Writing(
+        args.jpeg_quality,
+        keep_alpha=args.alpha == "keep",
+        keep_grey=args.zero_shot != "colorize",
+        keep_metadata=args.metadata == "keep",
+    )
     outcomes = restore_folder(plan.jobs, restore, args.max_pixels, writing)
     with closing(outcomes), tqdm(total=len(plan.jobs), unit="image", disable=args.quiet or None) as bar:
         try:

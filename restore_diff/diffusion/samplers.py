@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 
@@ -18,14 +20,8 @@ NoiseSource: TypeAlias = Callable[[int], Images]
 Callback: TypeAlias = Callable[[int, Images, Estimate], None]
 """(step, counted from 1, x_t, the estimate there): called once in each step, before x_t moves on."""
 
-Denoise: TypeAlias = Callable[[Images], Estimate]
-"""x_t -> the estimate at one noise level, by a network call; with gradients inside torch.enable_grad()."""
-
-Guidance: TypeAlias = Callable[[Estimate, Images, Level, Denoise], Estimate]
+Guidance: TypeAlias = Callable[[Estimate, Images, Level, "Denoise"], Estimate]
 """(estimate, x_t, level, denoise) -> the estimate that the sampler uses instead."""
-
-GUIDANCE: dict[str, Callable[..., Guidance]] = {}
-"""Guidance by the name in `sampler.guidance`: an entry is called with its own options, if it declares `Settings`."""
 
 
 class Sampler(Protocol):
@@ -77,12 +73,12 @@ class Denoiser:
         guidance: Guidance | None = None,
     ) -> Estimate:
         """Estimate by one network call, or more if guidance makes some."""
-        found = self._estimate(predictor, x_t, level, degraded)
+        found = self.estimate(predictor, x_t, level, degraded)
         if guidance is None:
             return found
-        return guidance(found, x_t, level, lambda other: self._estimate(predictor, other, level, degraded))
+        return guidance(found, x_t, level, Denoise(self, predictor, level, degraded))
 
-    def _estimate(self, predictor: Predictor, x_t: Images, level: Level, degraded: Images | None) -> Estimate:
+    def estimate(self, predictor: Predictor, x_t: Images, level: Level, degraded: Images | None) -> Estimate:
         """A clipped clean image is in [-1, 1], and the noise is what it then implies."""
         t = torch.full((len(x_t),), level.t, device=x_t.device)
         levels = level.signal, level.noise
@@ -91,6 +87,24 @@ class Denoiser:
             return estimate(self.prediction, predictor(x_t, t, degraded), x_t, *levels, degraded)
         clean = estimate(self.prediction, predictor(x_t, t, degraded), x_t, *levels, degraded).clean.clamp(-1, 1)
         return Estimate(clean, implied_epsilon(clean, x_t, *levels))
+
+
+@dataclass(frozen=True)
+class Denoise:
+    """The network at one noise level, for guidance."""
+
+    denoiser: Denoiser
+    predictor: Predictor
+    level: Level
+    degraded: Images | None
+    """The degraded image of the sampler, in [-1, 1]."""
+
+    def __call__(self, x_t: Images, **condition: Any) -> Estimate:
+        """The estimate at another x_t, by a network call; with gradients inside torch.enable_grad().
+
+        `condition`: keywords for the network instead of its own, e.g. weather=None: without its label.
+        """
+        return self.denoiser.estimate(partial(self.predictor, **condition), x_t, self.level, self.degraded)
 
 
 def _ignore(step: int, x_t: Images, found: Estimate) -> None:
