@@ -36,7 +36,7 @@ BATCH_SIZE = 64
 class Classifier(nn.Module):
     """(x_t (B,3,H,W), t) -> logits (B, 10). For the judge, t is always 0."""
 
-    def __init__(self, num_timesteps: int, width: int = 32):
+    def __init__(self, num_timesteps: int, width: int = 16):
         super().__init__()
         self.conv_in = nn.Conv2d(3, width, 3, stride=2, padding=1)
         self.step = nn.Embedding(num_timesteps, width)

@@ -44,6 +44,10 @@ def _sample(args: argparse.Namespace) -> int:
     load_plugins(map(str, args.plugin))
     source = args.ckpt or trained.newest_run() or trained.SHIPPED_NAME
     settings = {"sampler.num_steps": args.steps, "sampler.name": args.sampler}
+    if args.guidance:
+        if args.label is None:
+            raise ValueError("--guidance: needs a --label to strengthen")
+        settings |= {"sampler.guidance": "classifier_free", "sampler.guidance_options.scale": args.guidance}
     overrides = [f"{name}={value}" for name, value in settings.items() if value is not None]
     loaded = api.load(source, device=args.device, overrides=overrides)
     states: list[Any] = []
@@ -92,6 +96,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("-n", "--num", type=count(1, 10_000), default=64, help="number of images (default: 64)")
     parser.add_argument("--size", type=count(1), metavar="PX", help="side (default: that of the training crops)")
     parser.add_argument("--label", help="a label of the network, e.g. 3 for digits (default: unknown)")
+    guidance_help = "classifier-free guidance of strength W towards the label (default: 0, none)"
+    parser.add_argument("--guidance", type=float, default=0.0, metavar="W", help=guidance_help)
     parser.add_argument("--seed", type=count(0), default=0, help="of the noise (default: 0)")
     parser.add_argument("--steps", type=count(1), help="sampling steps (default: as in the config)")
     parser.add_argument("--sampler", choices=SAMPLERS, help="default: as in the config")

@@ -176,7 +176,7 @@ def sampling_validation(
     """Return a function that logs new images, with each label in turn, and scores the noise found in held-out images.
 
     `epsilon_snr` is -10 log10 of the mean squared error of epsilon, L_simple of Ho et al. (2020), eq. 14, in dB, over
-    evenly spread t: 0 for an output of 0. For an unconditional network, which has no right answer to compare with.
+    evenly spread t: 0 dB for an epsilon of 0. Images of an unconditional network have no right answer to compare with.
     """
     loaded = LoadedRestorer(config, model, device, "float32", None)
     labels = ([*config.model.labels[1:]] * NUM_SAMPLES_SHOWN)[:NUM_SAMPLES_SHOWN] if config.model.hint else None
