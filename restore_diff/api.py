@@ -1,6 +1,7 @@
 """The front door in Python: load, train, evaluate, sample. docs/python.md shows each call."""
 
 import dataclasses
+import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from restore_diff import trained
-from restore_diff.checkpoint import Weights
+from restore_diff.checkpoint import Weights, save_weights
 from restore_diff.config import ExperimentConfig, load_config, overridden, to_dict
 from restore_diff.diffusion.prediction import PREDICTIONS
 from restore_diff.diffusion.samplers import SAMPLERS, Callback, Guidance
@@ -189,6 +190,65 @@ class Run:
     def load(self, **options: Any) -> LoadedRestorer:
         """The restorer of its averaged weights; options as `load`."""
         return load(self.path, **options)
+
+    def push_to_hub(self, name: str, card: str | Path | None = None, private: bool = False) -> None:
+        """Upload the averaged weights and a model card to the repository `owner/name` of the Hugging Face hub.
+
+        The repository is created if needed, and `load("hub:owner/name")` reads it. The weights file holds the config,
+        with its paths of data. `card`: Markdown file; None: a short card with the scored test sets. Raises
+        ValueError for weights that cannot be read and for an upload that fails.
+        """
+        try:
+            from huggingface_hub import create_repo, upload_folder
+        except ImportError:
+            raise ValueError(f"hub:{name}: pip install huggingface_hub to upload to the hub") from None
+        _, config, weights = trained.load_experiment(self.path)
+        text = Path(card).read_text(encoding="utf-8") if card else _model_card(name, self.path, config, weights)
+        with tempfile.TemporaryDirectory() as folder:
+            save_weights(Path(folder, "model.safetensors"), weights.tensors, to_dict(config), weights.step, card=text)
+            Path(folder, "README.md").write_text(text, encoding="utf-8")
+            try:
+                create_repo(name, private=private, exist_ok=True)
+                upload_folder(repo_id=name, folder_path=folder, commit_message=f"{config.name}, step {weights.step}")
+            except Exception as error:  # network, name, permission: each a class of its own
+                raise ValueError(f"hub:{name}: not uploaded ({str(error).partition(chr(10))[0]})") from error
+
+
+CARD = """---
+library_name: restore_diff
+pipeline_tag: {task}
+tags: [diffusion]
+---
+# {title}
+
+A network of restore_diff: {millions:.1f} million parameters, {step} optimizer steps on `{data}`, output: {prediction}.
+
+    pip install "restore_diff[hub]"
+
+    import restore_diff as rd
+    restorer = rd.load("hub:{name}")
+
+`restorer.config` has the settings.
+
+## Scores
+
+{scores}
+"""
+"""Model card of a run. The hub reads the lines between the dashes."""
+
+
+def _model_card(name: str, run: Path, config: ExperimentConfig, weights: Weights) -> str:
+    tables = [f"{path.parent.name}:\n\n{path.read_text(encoding='utf-8')}" for path in run.glob("test/**/table.md")]
+    return CARD.format(
+        task="image-to-image" if config.model.condition_channels else "unconditional-image-generation",
+        title=config.name,
+        millions=sum(tensor.numel() for tensor in weights.tensors.values()) / 1e6,
+        step=weights.step,
+        data=config.data.train,
+        prediction=config.diffusion.prediction,
+        name=name,
+        scores="\n".join(sorted(tables)) or "Not scored.",
+    )
 
 
 def train(

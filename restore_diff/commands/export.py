@@ -59,21 +59,31 @@ def import_main(argv: list[str]) -> int:
     if problem := _output_problem(args.output, args.overwrite, is_folder=False):
         complain(IMPORT, problem)
         return BAD_USAGE
-    from restore_diff.checkpoint import save_weights
-    from restore_diff.config import to_dict  # slow, as are those that follow
+    import torch  # slow, as are those that follow
+
+    from restore_diff.checkpoint import Weights, save_weights
+    from restore_diff.config import to_dict
+    from restore_diff.interop.diffusers import read_diffusers
     from restore_diff.interop.weatherdiffusion import read_weatherdiffusion
+    from restore_diff.trained import trained_network
 
     try:
-        imported = read_weatherdiffusion(args.file)
+        read = {"weatherdiffusion": read_weatherdiffusion, "diffusers": read_diffusers}[args.format]
+        tensors, config, step = read(args.file)
+        trained_network(config, Weights(tensors, {}, step), torch.device("cpu"))  # raises an error for other weights
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        save_weights(args.output, imported.tensors, to_dict(imported.config), imported.step)
+        save_weights(args.output, tensors, to_dict(config), step)
     except USER_ERRORS as error:
         complain(IMPORT, error)
         return BAD_USAGE
-    millions = sum(tensor.numel() for tensor in imported.tensors.values()) / 1e6
-    tile = imported.config.tiling.tile_size_px
-    say(f"{args.output}: {millions:.1f} M parameters, for tiles of {tile} px, step {imported.step}")
-    say(f"next    python restore.py -i your_photos -o restored --ckpt {args.output}")
+    millions = sum(tensor.numel() for tensor in tensors.values()) / 1e6
+    tile, model = config.tiling.tile_size_px, config.model
+    sizes = f"for tiles of {tile} px" if tile else "for whole images"
+    say(f"{args.output}: {millions:.1f} M parameters, {sizes}, step {step}")
+    if model.condition_channels:
+        say(f"next    python restore.py -i your_photos -o restored --ckpt {args.output}")
+    else:
+        say(f'next    rd.sample(rd.load("{args.output}").network, shape=(1, {model.image_channels}, ...)) in Python')
     return OK
 
 
@@ -100,8 +110,11 @@ def _to_onnx(args: argparse.Namespace, config: "ExperimentConfig", weights: "Wei
 def _to_diffusers(args: argparse.Namespace, config: "ExperimentConfig", weights: "Weights") -> None:
     from restore_diff.interop.diffusers import save_diffusers
 
-    save_diffusers(args.output, config, weights)
-    say(f"{args.output}: diffusers.UNet2DModel.from_pretrained; its sample is torch.cat([degraded, x_t], dim=1)")
+    samples = save_diffusers(args.output, config, weights)
+    sample = "torch.cat([degraded, x_t], dim=1)" if config.model.condition_channels else "x_t"
+    say(f"{args.output}: diffusers.UNet2DModel.from_pretrained; its sample is {sample}")
+    if samples:
+        say("and diffusers.DDIMPipeline.from_pretrained, which samples images")
 
 
 def _to_safetensors(args: argparse.Namespace, config: "ExperimentConfig", weights: "Weights") -> None:
@@ -137,8 +150,8 @@ def _parse_export(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "format",
         choices=list(EXPORTS),
-        help="onnx: one file, checked against torch; diffusers: a folder for UNet2DModel; "
-        "safetensors: one file for restore.py and test.py",
+        help="onnx: one file, checked against torch; diffusers: a folder for UNet2DModel, and for DDIMPipeline if "
+        "unconditional; safetensors: one file for restore.py and test.py",
     )
     parser.add_argument("--ckpt", type=path, metavar="PATH", help=CHECKPOINT)
     parser.add_argument("--plugin", type=path, action="append", default=[], metavar="FILE", help=PLUGIN)
@@ -159,8 +172,10 @@ def _parse_import(argv: list[str]) -> argparse.Namespace:
         epilog="exit codes: 0 done, 2 bad usage or not such a checkpoint",
         allow_abbrev=False,
     )
-    parser.add_argument("format", choices=["weatherdiffusion"], help="program that wrote the checkpoint")
-    parser.add_argument("file", type=path, help="checkpoint, for instance WeatherDiff64.pth.tar")
+    programs = ["weatherdiffusion", "diffusers"]
+    parser.add_argument("format", choices=programs, help="program that wrote the checkpoint")
+    files = "checkpoint, for instance WeatherDiff64.pth.tar; of diffusers, a folder with a UNet2DModel"
+    parser.add_argument("file", type=path, help=files)
     parser.add_argument("-o", "--output", type=path, required=True, metavar="FILE", help="model.safetensors")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing FILE")
     return parser.parse_args(argv)

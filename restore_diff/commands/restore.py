@@ -83,6 +83,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.uncertainty and (args.n_samples or 0) < 2 and args.quality != "best":
         parser.error("--uncertainty needs several samples: add --n-samples 4")
+    if args.zero_shot == "inpaint":
+        parser.error("--zero-shot inpaint:MASK: name the file of the mask")
     if args.verbose and args.json == "-":
         parser.error("-v and --json - both print on stdout: leave out one of them")
     return args

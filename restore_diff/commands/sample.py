@@ -44,6 +44,8 @@ def _sample(args: argparse.Namespace) -> int:
     load_plugins(map(str, args.plugin))
     source = args.ckpt or trained.newest_run() or trained.SHIPPED_NAME
     settings = {"sampler.num_steps": args.steps, "sampler.name": args.sampler}
+    if args.sampler not in (None, "ddim"):
+        settings["sampler.eta"] = 0  # the noise that ddim may add; the other solvers have none
     if args.guidance:
         if args.label is None:
             raise ValueError("--guidance: needs a --label to strengthen")

@@ -1,13 +1,17 @@
 """Implementation of test.py and of restore_diff.evaluate; `score_test_set` and `validation` also serve train.py."""
 
 import argparse
+import hashlib
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 from torchvision.transforms.functional import center_crop
@@ -29,11 +33,11 @@ from restore_diff.commands.console import (
 )
 from restore_diff.config import ExperimentConfig, config_from_dict
 from restore_diff.data.images import write_image
-from restore_diff.data.names import DataError
+from restore_diff.data.names import CLEAN_FOLDERS, DEGRADED_FOLDERS, DataError
 from restore_diff.data.pairs import Pair, PairList
 from restore_diff.distributed import WHOLE, Share, sharing
 from restore_diff.environment import is_out_of_memory
-from restore_diff.evaluation.evaluator import Evaluator, OnImage, Row, Scorer
+from restore_diff.evaluation.evaluator import Evaluator, OnImage, PairDataset, Row, Scorer, quantize
 from restore_diff.evaluation.folders import (
     no_reference_table,
     pair_folders,
@@ -42,23 +46,29 @@ from restore_diff.evaluation.folders import (
     score_images,
     write_no_reference,
 )
-from restore_diff.evaluation.pictures import choose_examples, draw_panel, sweep_table, write_sweep
+from restore_diff.evaluation.page import PAGE, write_page, write_sweep
+from restore_diff.evaluation.pictures import choose_examples, draw_panel, show, sweep_table
 from restore_diff.evaluation.report import (
     Report,
     Scores,
     compare,
     comparison_table,
     console_table,
+    metrics_of,
     scores_of,
     summarise,
 )
+from restore_diff.metrics.protocols import PROTOCOLS
 from restore_diff.registry import load_plugins
 from restore_diff.restoration.restorer import Restorer
+from restore_diff.restoration.tiling import crop_to, pad_to, round_up
 from restore_diff.training.run import NullLog, RunLog
 
 NUM_PANEL_ROWS = 4
 PANEL_PX = 256
 PICTURE = "before_after.png"
+MAX_NAME = 40
+"""Longest name of a report folder."""
 VALIDATION_METRICS = ("psnr", "ssim")
 
 
@@ -75,8 +85,25 @@ class Choice(NamedTuple):
 
 
 def set_folder(parent: Path, source: str) -> Path:
-    """Return the report folder of a test set in `parent`, named after its source."""
-    return parent / (re.sub(r"[^\w-]+", "_", source).strip("_")[-60:] or "here")
+    """Return the report folder of a test set in `parent`.
+
+    Its name is that of the card, or the path below the current folder, or the last part of another path and a short
+    hash, since sets in two places may have one name. FOLDER/input:FOLDER/target has the name of FOLDER.
+    """
+    absolute = (os.path.abspath(Path(part).expanduser()) for part in source.split(":"))  # noqa: PTH100  keeps links
+    paths = list(map(Path, absolute))
+    if len(paths) == 2 and paths[0].parent == paths[1].parent and _are_sides(*paths):
+        paths = [paths[0].parent]
+    here, text = Path.cwd(), ""
+    if all(path.is_relative_to(here) for path in paths):
+        text = "_".join(str(path.relative_to(here)) for path in paths)
+    if not 0 < len(text) <= MAX_NAME:
+        text = f"{paths[0].name[:MAX_NAME]}-{hashlib.sha256(os.fsencode(':'.join(map(str, paths)))).hexdigest()[:4]}"
+    return parent / (re.sub(r"[^\w-]+", "_", text).strip("_") or "here")
+
+
+def _are_sides(degraded: Path, clean: Path) -> bool:
+    return degraded.name.lower() in DEGRADED_FOLDERS and clean.name.lower() in CLEAN_FOLDERS
 
 
 def evaluate(
@@ -116,7 +143,7 @@ def evaluate(
 def score_test_set(
     config: ExperimentConfig, restorer: Restorer, description: str, pairs: PairList, folder: Path, choice: Choice
 ) -> Report:
-    """Restore and score every pair; write per_image.csv, summary.json, tables and a picture to `folder`.
+    """Restore and score every pair; write per_image.csv, summary.json, tables and pictures to `folder`.
 
     `description` of the restorer goes into the report. Where several processes share the pairs, all return the whole
     report and the first one writes it.
@@ -137,20 +164,29 @@ def score_test_set(
         options = {name: value for name, value in choice._asdict().items() if name != "save_images"}
         report = evaluate(config, restorer, pairs, description=description, on_image=on_image, **options).report
     if share.is_first:
-        report.write(folder)
-        (folder / PICTURE).unlink(missing_ok=True)
-        measures = [f"{metric}_{report.protocol_names[0]}" for metric in ("psnr", "ssim") if metric in choice.metrics]
-        if measures and (examples := choose_examples(report.rows, measures[0])):
-            again = Evaluator(restorer.restore, Scorer(()), restorer.device)
-            draw_panel(folder / PICTURE, examples, build.images(config, pairs), again.restored)
+        again = Evaluator(restorer.restore, Scorer(()), restorer.device)
+        _write(report, folder, build.images(config, pairs), again.restored)
     return report
+
+
+def _write(report: Report, folder: Path, dataset: PairDataset, restored: Callable[[Pair, int], Tensor | None]) -> None:
+    """Write the files of a report, and restore the best, middle and worst images again for its pictures."""
+    report.write(folder)
+    (folder / PICTURE).unlink(missing_ok=True)
+    measure = next((metric.column for metric in metrics_of(report) if not metric.column.startswith("lpips")), None)
+    examples = choose_examples(report.rows, measure) if measure else []
+    with tqdm(examples, unit="image", desc="pictures", disable=None) as bar:
+        shown = [show(example, dataset, restored) for example in bar]
+    if shown:
+        draw_panel(folder / PICTURE, shown)
+    write_page(folder, report, shown)
 
 
 def tell(report: Report, folder: Path) -> None:
     """Print the table and the paths of the files."""
     say(*console_table(report).splitlines(), f"wrote {folder}/: per_image.csv, summary.json, table.md, table.tex")
-    if (folder / PICTURE).exists():
-        say(f"picture {folder / PICTURE}: degraded | restored | clean | error")
+    picture = f", {PICTURE}" if (folder / PICTURE).exists() else ""
+    say(f"look at {folder / PAGE}{picture}")
 
 
 def validation(
@@ -162,11 +198,19 @@ def validation(
     """
     evaluator = Evaluator(restorer.restore, Scorer(("rgb",)), restorer.device)
     dataset = build.images(config, pairs)
+    quiet = None if share.is_first else True
 
     def validate(_: nn.Module, step: int) -> dict[str, float]:
         """Return means by metric; NaN where no pair has a score."""
         pictures: list[Tensor] = []
-        rows = evaluator.evaluate(dataset, on_image=lambda row, restored: pictures.append(restored), share=share)
+        total = len(share.positions(len(dataset)))
+        with tqdm(total=total, unit="image", desc="validation", leave=False, disable=quiet) as bar:
+
+            def on_image(_: Row, restored: Tensor) -> None:
+                pictures.append(restored)
+                bar.update()
+
+            rows = evaluator.evaluate(dataset, on_image=on_image, share=share)
         shown = zip(share.positions(len(dataset))[:NUM_PANEL_ROWS], pictures, strict=False)
         if share.is_first:
             log.image(step, _panel([(dataset[index], picture) for index, picture in shown]))
@@ -219,6 +263,8 @@ def _score_model(args: argparse.Namespace, share: Share) -> int:
     nonfinite: list[str] = []
     for source, pairs in zip(sources, sets, strict=True):
         say(*(f"note    {note}" for note in pairs.notes))
+        if share.is_first:
+            say(*codec_line(config, pairs, args.limit, device))
         folder = set_folder(args.out or _reports_of(path), source)
         reports: dict[int, Report] = {}
         for stepped in swept or [config]:
@@ -232,6 +278,30 @@ def _score_model(args: argparse.Namespace, share: Share) -> int:
         if swept and share.is_first:
             say(*sweep_table(reports).splitlines(), write_sweep(folder, reports))
     return _conclude(nonfinite, share)
+
+
+def codec_line(config: ExperimentConfig, pairs: PairList, limit: int | None, device: torch.device) -> list[str]:
+    """Return a line with the mean PSNR of the codec's reconstruction of the clean images; none for pixels themselves.
+
+    It bounds what a network on these latents can restore.
+    """
+    if config.codec.name == "identity":
+        return []
+    codec, images = build.codec(config), build.images(config, pairs)
+    names = build.protocols(config, pairs.protocols)
+    scores: dict[str, list[float]] = {name: [] for name in names}
+    for index in range(min(limit or len(images), len(images))):
+        clean = images[index].clean[None].to(device)
+        height, width = clean.shape[-2:]
+        padded = pad_to(clean, round_up(height, codec.downscale), round_up(width, codec.downscale))
+        with torch.no_grad():
+            again = crop_to(codec.decode(codec.encode(padded)), height, width)
+        for name, of_images in scores.items():
+            of_images.append(PROTOCOLS[name].psnr(quantize(again), quantize(clean)).item())
+    means = ", ".join(f"{fmean(values):.2f} dB ({name})" for name, values in scores.items())
+    return [
+        f"codec   {config.codec.name} reconstructs the clean images at PSNR {means}, which bounds the restored ones"
+    ]
 
 
 def _score_without_reference(args: argparse.Namespace, share: Share) -> int:
@@ -258,12 +328,19 @@ def _score_finished(args: argparse.Namespace, share: Share) -> int:
     report = Report(str(args.pred), rows, protocols, lpips)
     folder = args.out or set_folder(Path("scores"), str(args.pred))
     if share.is_first:
-        report.write(folder)
+        pairs = PairList(str(args.pred), tuple(pair_folders(args.pred, args.target)), crop_to_min=args.crop_to_min)
+        _write(report, folder, build.images(config, pairs), _finished)
     tell(report, folder)
     if args.fid and share.is_first:
         pairs, device = pair_folders(args.pred, args.target), build.select_device(args.device)
         say(*score_distributions(pairs, folder, device, download=args.download))
     return _conclude(report.nonfinite, share)
+
+
+def _finished(pair: Pair, _: int) -> Tensor:
+    """Return a finished image as uint8 levels, in place of `Evaluator.restored`."""
+    assert pair.degraded is not None
+    return quantize(pair.degraded[None])[0]
 
 
 def _compare_files(first: Path, second: Path) -> int:

@@ -8,6 +8,8 @@ import zipfile
 from pathlib import Path, PurePosixPath
 from typing import get_args
 
+from tqdm import tqdm
+
 from restore_diff.commands.console import BAD_USAGE, INTERRUPTED, OK, complain, count, hyphenated, path, say
 from restore_diff.data.archive import num_bytes, open_file
 from restore_diff.data.names import DataError
@@ -49,12 +51,14 @@ def write_shards(pairs: PairList, out: Path, pairs_per_shard: int) -> int:
     with tempfile.TemporaryDirectory(prefix=".shards-", dir=out.parent) as scratch:
         part = Path(scratch) / "shards"
         part.mkdir()
-        for number, start in enumerate(starts):
-            with zipfile.ZipFile(part / f"{number:06d}.zip", "x") as archive:
-                for pair in pairs.pairs[start : start + pairs_per_shard]:
-                    for file in (pair.clean, pair.degraded):
-                        if file is not None and file in members:
-                            _add(archive, members.pop(file), file)
+        with tqdm(total=len(members), unit="file", desc="copy", disable=None) as bar:
+            for number, start in enumerate(starts):
+                with zipfile.ZipFile(part / f"{number:06d}.zip", "x") as archive:
+                    for pair in pairs.pairs[start : start + pairs_per_shard]:
+                        for file in (pair.clean, pair.degraded):
+                            if file is not None and file in members:
+                                _add(archive, members.pop(file), file)
+                                bar.update()
         if _shape(pairs) != _shape(find_pairs(str(part), "train", Path())):
             advice = "give each pair a name of its own, sorted, and its clean image the same name"
             raise DataError(

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -308,8 +307,7 @@ def _data_lines(
 
 
 def _cost_line(config: ExperimentConfig, optimisation: Optimisation, batches: TrainingBatches, num_steps: int) -> str:
-    micro_batches = islice(batches.iter_from(0), config.training.num_micro_batches)
-    cost = measure_cost(optimisation, list(micro_batches))
+    cost = measure_cost(optimisation, batches.of_step(0))
     minutes, seconds = divmod(round(cost.seconds_per_step * num_steps), 60)
     hours, minutes = divmod(minutes, 60)
     size = f"batch {config.training.batch_size} of {config.data.crop_size_px} px"

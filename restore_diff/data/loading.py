@@ -4,10 +4,17 @@ import hashlib
 import json
 import logging
 import os
+import pickle
+import shutil
+import signal
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
+from multiprocessing.queues import Queue
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
@@ -39,8 +46,15 @@ A method `kinds(seeds, weathers)`, if there is one, returns the weather that is 
 """
 BLOCK = 1000
 """Places in the order within which the weights of a mixture hold exactly, up to rounding."""
+PREFETCHED = 4
+"""Batches that each worker prepares ahead, where shared memory allows it."""
+SHARED_MEMORY = Path("/dev/shm")
+"""Where Linux keeps the shared memory through which workers pass batches on; a container has 64 MB by default."""
+MAX_WAIT_S = 600.0
+"""A batch that takes longer than this is not waited for."""
 MAX_REPLACED = 1000
 """Damaged pairs in a row after which the search for an intact one stops."""
+MIB = 2**20
 ENDLESS = 2**62
 """More micro batches than any run takes."""
 
@@ -290,6 +304,39 @@ class Samples:
         raise ImageError(f"{damaged[-1]}; so are the {MAX_REPLACED - 1} pairs before it")
 
 
+class Transport(NamedTuple):
+    """How workers pass their batches on."""
+
+    prefetched: int
+    """Batches that each worker prepares ahead."""
+    by_pipe: bool
+    """Copied through pipes, not through shared memory; slower."""
+
+
+def choose_transport(num_workers: int, batch_bytes: int, num_processes: int = 1) -> Transport:
+    """Fit the batches that wait for `num_processes` on this machine into the shared memory that is free now.
+
+    By default PREFETCHED for each worker; as few as one where memory is short, and pipes where not even that fits.
+    """
+    if not num_workers or not SHARED_MEMORY.is_dir():
+        return Transport(PREFETCHED, by_pipe=False)
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    for prefetched in (PREFETCHED, PREFETCHED // 2, 1):
+        # two more: the one that is trained on, and the one that is read
+        if (num_workers * prefetched + 2) * batch_bytes * num_processes <= 0.9 * free:
+            return Transport(prefetched, by_pipe=False)
+    return Transport(1, by_pipe=True)
+
+
+def describe(transport: Transport, batch_bytes: int) -> str:
+    """One line on a transport other than the default; empty for the default."""
+    if transport == Transport(PREFETCHED, by_pipe=False):
+        return ""
+    free, each = (f"{size / MIB:.1f} MiB" for size in (shutil.disk_usage(SHARED_MEMORY).free, batch_bytes))
+    how = "are copied through pipes" if transport.by_pipe else f"are prepared {transport.prefetched} ahead per worker"
+    return f"{SHARED_MEMORY} has {free} free, batches of {each} {how}; faster with more, e.g. docker run --shm-size=8g"
+
+
 class TrainingBatches:
     """An endless sequence of batches that can be entered at any step.
 
@@ -322,29 +369,27 @@ class TrainingBatches:
             require_degraded(pairs, render)
         else:
             pairs = replace(pairs, pairs=tuple(pair._replace(degraded=None) for pair in pairs.pairs))
-        parts = num_micro_batches * world
-        if batch_size % parts:
-            nearest = f"{max(1, batch_size // parts) * parts} or {(batch_size // parts + 1) * parts}"
-            split = f"{num_micro_batches} micro batches x {world} processes"
-            raise ValueError(f"batch_size={batch_size} cannot be split evenly over {split}; nearest: {nearest}")
-        scan = scan_files(files_of(pairs))
-        if config.on_bad == "error":
-            refuse_damaged(scan.damaged)
-        croppable = _croppable(pairs, scan.sizes, config)
-        images = DecodedImages(scan, config.cache_mib)
-        if config.on_bad == "error" or images.damaged.keys() >= set(files_of(croppable)):
-            refuse_damaged(images.damaged)
+        size = _micro_batch_size(batch_size, num_micro_batches, world)
+        croppable, images, self.num_images = _scan(pairs, config)
         self._warned = {str(error) for error in images.damaged.values()}
+        batch_bytes = 4 * 3 * config.crop_size_px**2 * (1 + conditional) * size
+        # torchrun sets how many of the processes run on this machine
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+        self._transport = choose_transport(config.num_workers, batch_bytes, local)
         if rank == 0:
-            _warn_at_start(pairs, croppable, sorted(self._warned))
-        self.num_images, self.num_cached = len(scan.sizes), images.num_cached
-        """Number of files, degraded and clean, and how many of them stay decoded in memory."""
+            _warn_at_start(pairs, croppable, sorted(self._warned), describe(self._transport, batch_bytes))
+        self.num_cached = images.num_cached
+        """Number of the `num_images` files, degraded and clean, that stay decoded in memory."""
         self.order = Order(croppable, seed)
         samples = Samples(self.order, images, render, config, seed, conditional)
-        self._micro_batches = _MicroBatches(samples, batch_size, num_micro_batches, rank, world)
+        by_pipe = self._transport.by_pipe
+        self._micro_batches = _MicroBatches(samples, size, num_micro_batches, rank, world, by_pipe)
 
     def iter_from(self, step: int) -> Iterator[Batch]:
-        """Yield the batches of this process from `step` on without end, `num_micro_batches` for each step."""
+        """Return the batches of this process from `step` on without end, `num_micro_batches` for each step.
+
+        Raises ImageError; RuntimeError when a worker dies, or gives nothing for MAX_WAIT_S.
+        """
         samples = self._micro_batches.samples
         config = samples.config
         loader = DataLoader(
@@ -352,37 +397,73 @@ class TrainingBatches:
             batch_size=None,
             sampler=range(step * self._micro_batches.num_micro_batches, ENDLESS),
             num_workers=config.num_workers,
-            prefetch_factor=4 if config.num_workers else None,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_leave_process_group,
+            prefetch_factor=self._transport.prefetched if config.num_workers else None,
+            pin_memory=torch.cuda.is_available() and not self._transport.by_pipe,
+            timeout=MAX_WAIT_S if config.num_workers else 0,
+            worker_init_fn=_begin_worker,
             generator=generator(samples.seed, "workers"),  # otherwise the global generator is used
         )
-        for batch in loader:
-            if isinstance(batch, ImageError):
-                raise batch
-            for problem in batch.damaged:
-                if problem not in self._warned:
-                    self._warned.add(problem)
-                    log.warning("skipped: %s", problem)
-            yield batch
+        found = iter(loader)  # starts the workers now
+        return (self._opened(batch) for batch in found)
+
+    def of_step(self, step: int) -> list[Batch]:
+        """The batches of this process for one step, prepared in this process. Raises ImageError."""
+        first = step * self._micro_batches.num_micro_batches
+        numbers = range(first, first + self._micro_batches.num_micro_batches)
+        return [self._opened(self._micro_batches[number]) for number in numbers]
+
+    def _opened(self, found: Batch | ImageError | bytes) -> Batch:
+        batch = pickle.loads(found) if isinstance(found, bytes) else found
+        if isinstance(batch, ImageError):
+            raise batch
+        for problem in batch.damaged:
+            if problem not in self._warned:
+                self._warned.add(problem)
+                log.warning("skipped: %s", problem)
+        return batch
 
 
-class _MicroBatches(Dataset[Batch | ImageError]):
-    """Micro batch number `index` of this process, or the error that prevents it."""
+class _MicroBatches(Dataset[Batch | ImageError | bytes]):
+    """Micro batch number `index` of this process, pickled if it goes through a pipe, or the error that prevents it."""
 
-    def __init__(self, samples: Samples, batch_size: int, num_micro_batches: int, rank: int, world: int):
+    def __init__(
+        self, samples: Samples, size: int, num_micro_batches: int, rank: int, world: int, by_pipe: bool = False
+    ):
         self.samples = samples
-        self.batch_size, self.num_micro_batches = batch_size, num_micro_batches
+        self.size, self.num_micro_batches = size, num_micro_batches
         self.rank, self.world = rank, world
+        self.by_pipe = by_pipe
 
-    def __getitem__(self, index: int) -> Batch | ImageError:
+    def __getitem__(self, index: int) -> Batch | ImageError | bytes:
         step, micro = divmod(index, self.num_micro_batches)
-        size = self.batch_size // (self.num_micro_batches * self.world)
-        first = step * self.batch_size + (micro * self.world + self.rank) * size
+        first = ((step * self.num_micro_batches + micro) * self.world + self.rank) * self.size
         try:
-            return self.samples.batch(list(range(first, first + size)))
+            batch = self.samples.batch(list(range(first, first + self.size)))
+            return pickle.dumps(batch, protocol=5) if self.by_pipe else batch
         except ImageError as error:
             return error  # raised in a worker, its message would be a traceback
+
+
+def _micro_batch_size(batch_size: int, num_micro_batches: int, world: int) -> int:
+    """Samples in one micro batch of one process. ValueError if the batch cannot be split evenly."""
+    parts = num_micro_batches * world
+    if batch_size % parts:
+        nearest = f"{max(1, batch_size // parts) * parts} or {(batch_size // parts + 1) * parts}"
+        split = f"{num_micro_batches} micro batches x {world} processes"
+        raise ValueError(f"batch_size={batch_size} cannot be split evenly over {split}; nearest: {nearest}")
+    return batch_size // parts
+
+
+def _scan(pairs: PairList, config: DataConfig) -> tuple[PairList, DecodedImages, int]:
+    """Read headers and ends of all files, fill the cache; return the pairs to crop, the images, and their number."""
+    scan = scan_files(files_of(pairs))
+    if config.on_bad == "error":
+        refuse_damaged(scan.damaged)
+    croppable = _croppable(pairs, scan.sizes, config)
+    images = DecodedImages(scan, config.cache_mib)
+    if config.on_bad == "error" or images.damaged.keys() >= set(files_of(croppable)):
+        refuse_damaged(images.damaged)
+    return croppable, images, len(scan.sizes)
 
 
 def _croppable(pairs: PairList, sizes: Sizes, config: DataConfig) -> PairList:
@@ -399,14 +480,30 @@ def _croppable(pairs: PairList, sizes: Sizes, config: DataConfig) -> PairList:
     return replace(pairs, pairs=tuple(pair for pair in pairs.pairs if pair.clean not in small))
 
 
-def _warn_at_start(pairs: PairList, croppable: PairList, damaged: Sequence[str]) -> None:
+def _warn_at_start(pairs: PairList, croppable: PairList, damaged: Sequence[str], transport: str) -> None:
+    if transport:
+        log.warning("%s", transport)
     if num_small := len(pairs.pairs) - len(croppable.pairs):
         log.warning("%s: %d of %d pairs are smaller than the crop, left out", pairs.name, num_small, len(pairs.pairs))
     if damaged:
         log.warning("%s: %d damaged files: %s", pairs.name, len(damaged), first_names(damaged))
 
 
-def _leave_process_group(worker: int) -> None:
-    """Leave Ctrl-C and SIGTERM to the main process, which finishes the step and stops its workers."""
+def _begin_worker(worker: int) -> None:
+    """Leave Ctrl-C and SIGTERM to the main process, which finishes the step and stops its workers.
+
+    The thread that sends batches ends the worker when it fails: by default it prints a traceback and goes on without
+    the batch, for which the main process would wait for ever.
+    """
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
+    Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
+
+
+def _end_worker(error: Exception, batch: object) -> None:
+    """End as the system ends a worker when shared memory is full, so that training reports both alike."""
+    is_full = "shared memory" in str(error) or "/torch_" in str(error)
+    if not is_full:
+        print(f"a data worker cannot send a batch: {error}", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGBUS if is_full else signal.SIGKILL)
+    time.sleep(60)  # the main thread gets the signal

@@ -46,7 +46,7 @@ def test_two_processes_give_the_report_of_one_and_print_it_once(here):
     assert done.returncode == 0, done.stderr
     assert scores(REPORT) == alone
     assert summary(REPORT)["n"] == 3
-    assert done.stdout.count("tests: 3 images") == done.stdout.count("picture ") == 1
+    assert done.stdout.count("tests: 3 images") == done.stdout.count("look at ") == 1
     assert len(list((REPORT / "images").iterdir())) == 3
 
 

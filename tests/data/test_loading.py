@@ -3,7 +3,9 @@
 import itertools
 import multiprocessing
 import os
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ import torch
 from PIL import Image
 from reading import half, joined, same, take
 
-from restore_diff.data.loading import PairedImageDataset, TrainingBatches
+from restore_diff.data import loading
+from restore_diff.data.loading import PairedImageDataset, TrainingBatches, Transport, choose_transport
 from restore_diff.data.names import DataError
 from restore_diff.data.pairs import PairList, find_pairs
 from restore_diff.settings import RainConfig
@@ -185,3 +188,25 @@ def test_workers_leave_the_process_group_and_end_with_the_iterator(photographs, 
     for worker in workers:
         worker.join(timeout=10)
         assert worker.exitcode == 0
+
+
+@pytest.mark.parametrize(
+    ("free_mib", "expected"),
+    [(1000, Transport(4, False)), (64, Transport(2, False)), (40, Transport(1, False)), (5, Transport(1, True))],
+)
+def test_the_batches_that_wait_fit_into_the_free_shared_memory(tmp_path, monkeypatch, free_mib, expected):
+    monkeypatch.setattr(loading, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(loading.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free_mib * 2**20))
+    found = choose_transport(num_workers=4, batch_bytes=5 * 2**20)
+    assert found == expected
+    assert (4 * found.prefetched + 2) * 5 <= 0.9 * free_mib or found.by_pipe
+    assert ("pipes" in loading.describe(found, 5 * 2**20)) == found.by_pipe
+    assert choose_transport(4, 5 * 2**20, num_processes=100).by_pipe == (free_mib < 10_000)
+    assert choose_transport(0, 5 * 2**20) == Transport(4, False)
+
+
+def test_data_that_never_come_end_the_wait(photographs, data_config, monkeypatch):
+    monkeypatch.setattr(loading, "MAX_WAIT_S", 0.5)
+    monkeypatch.setattr(loading.Samples, "batch", lambda self, positions: time.sleep(60))
+    with pytest.raises(RuntimeError, match=r"timed out after 0\.5 seconds"):
+        next(TrainingBatches(photographs, RAIN, data_config(num_workers=1), 4, 1, seed=0).iter_from(0))
