@@ -43,9 +43,9 @@ def _sample(args: argparse.Namespace) -> int:
 
     load_plugins(map(str, args.plugin))
     source = args.ckpt or trained.newest_run() or trained.SHIPPED_NAME
-    settings = {"sampler.num_steps": args.steps, "sampler.name": args.sampler}
-    if args.sampler not in (None, "ddim"):
-        settings["sampler.eta"] = 0  # the noise that ddim may add; the other solvers have none
+    settings = {"sampler.num_steps": args.steps, "sampler.name": args.sampler, "sampler.eta": args.eta}
+    if args.eta is None and args.sampler not in (None, "ddim"):
+        settings["sampler.eta"] = 0  # of the config, which is of ddim
     if args.guidance:
         if args.label is None:
             raise ValueError("--guidance: needs a --label to strengthen")
@@ -55,12 +55,13 @@ def _sample(args: argparse.Namespace) -> int:
     states: list[Any] = []
     images = loaded.sample(args.num, args.size, args.label, args.seed, lambda step, x_t, estimate: states.append(x_t))
     write_image(args.output, _grid(images))
-    say(f"{loaded}: {len(images)} images of {images.shape[-1]} px in {args.output}")
+    sampler = loaded.config.sampler
+    say(f"{args.output}: {len(images)} images of {images.shape[-1]} px, {sampler.name} {sampler.num_steps} steps")
     if args.gif:
         codec = trained.codec(loaded.config)
         every = -(-len(states) // MAX_FRAMES)
         write_gif(args.gif, [*(codec.decode(x_t) for x_t in states[::every]), images])
-        say(f"from noise to images: {args.gif}")
+        say(f"{args.gif}: from noise to images")
     return OK
 
 
@@ -103,6 +104,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=count(0), default=0, help="of the noise (default: 0)")
     parser.add_argument("--steps", type=count(1), help="sampling steps (default: as in the config)")
     parser.add_argument("--sampler", choices=SAMPLERS, help="default: as in the config")
+    parser.add_argument("--eta", type=float, help="ddim: 0 deterministic, 1 ancestral DDPM (default: as in the config)")
     parser.add_argument("--device", type=device, default="auto", metavar="auto|cpu|cuda[:N]|mps")
     parser.add_argument("--plugin", type=path, action="append", default=[], metavar="FILE.py", help=PLUGIN)
     return parser.parse_args(argv)

@@ -99,7 +99,7 @@ def test_the_label_of_each_training_image_reaches_the_network(run):
 
 def test_the_command_draws_what_python_draws_and_each_step_in_a_gif(run, capsys):
     assert sample(["--ckpt", str(run.path), "-o", "out.png", "--gif", "out.gif", "-n", "4", "--label", "3"]) == 0
-    assert "4 images of 28 px in out.png" in capsys.readouterr().out
+    assert "out.png: 4 images of 28 px, ddim 3 steps" in capsys.readouterr().out
     drawn = torch.tensor(Image.open("out.png").convert("RGB").get_flattened_data()).reshape(62, 62, 3)
     expected = (run.load().sample(4, label="3").clamp(0, 1) * 255).round().permute(0, 2, 3, 1)
     assert (drawn[2:30, 2:30] - expected[0]).abs().max() <= 1
