@@ -7,8 +7,10 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 from torchvision.transforms.functional import center_crop
@@ -55,8 +57,10 @@ from restore_diff.evaluation.report import (
     scores_of,
     summarise,
 )
+from restore_diff.metrics.protocols import PROTOCOLS
 from restore_diff.registry import load_plugins
 from restore_diff.restoration.restorer import Restorer
+from restore_diff.restoration.tiling import crop_to, pad_to, round_up
 from restore_diff.training.run import NullLog, RunLog
 
 NUM_PANEL_ROWS = 4
@@ -260,6 +264,8 @@ def _score_model(args: argparse.Namespace, processes: Processes) -> int:
     nonfinite: list[str] = []
     for source, pairs in zip(sources, sets, strict=True):
         say(*(f"note    {note}" for note in pairs.notes))
+        if processes.is_first:
+            say(*codec_line(config, pairs, args.limit, device))
         folder = set_folder(args.out or _reports_of(path), source)
         reports: dict[int, Report] = {}
         for stepped in swept or [config]:
@@ -273,6 +279,30 @@ def _score_model(args: argparse.Namespace, processes: Processes) -> int:
         if swept and processes.is_first:
             say(*sweep_table(reports).splitlines(), write_sweep(folder, reports))
     return _conclude(nonfinite, processes)
+
+
+def codec_line(config: ExperimentConfig, pairs: PairList, limit: int | None, device: torch.device) -> list[str]:
+    """Return a line with the mean PSNR of the codec's reconstruction of the clean images; none for pixels themselves.
+
+    It bounds what a network on these latents can restore.
+    """
+    if config.codec.name == "identity":
+        return []
+    codec, images = build.codec(config), build.images(config, pairs)
+    names = build.protocols(config, pairs.protocols)
+    scores: dict[str, list[float]] = {name: [] for name in names}
+    for index in range(min(limit or len(images), len(images))):
+        clean = images[index].clean[None].to(device)
+        height, width = clean.shape[-2:]
+        padded = pad_to(clean, round_up(height, codec.downscale), round_up(width, codec.downscale))
+        with torch.no_grad():
+            again = crop_to(codec.decode(codec.encode(padded)), height, width)
+        for name, of_images in scores.items():
+            of_images.append(PROTOCOLS[name].psnr(quantize(again), quantize(clean)).item())
+    means = ", ".join(f"{fmean(values):.2f} dB ({name})" for name, values in scores.items())
+    return [
+        f"codec   {config.codec.name} reconstructs the clean images at PSNR {means}, which bounds the restored ones"
+    ]
 
 
 def _score_without_reference(args: argparse.Namespace, processes: Processes) -> int:

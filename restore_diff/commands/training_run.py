@@ -2,15 +2,21 @@
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torchvision.transforms.functional import center_crop
+from torchvision.utils import make_grid
 
 from restore_diff import __version__, build, trained
+from restore_diff.api import LoadedRestorer
 from restore_diff.commands.console import (
     BAD_USAGE,
     OK,
@@ -25,6 +31,7 @@ from restore_diff.commands.scoring import Choice, score_test_set, set_folder, te
 from restore_diff.config import ConfigError, ExperimentConfig, repeated_overrides, to_dict, to_yaml
 from restore_diff.data.loading import TrainingBatches
 from restore_diff.data.pairs import PairList, shared_clean_images
+from restore_diff.diffusion.loss import GaussianDiffusion, draw_noise
 from restore_diff.distributed import (
     ALONE,
     OtherProcessFailed,
@@ -35,12 +42,17 @@ from restore_diff.distributed import (
     joined,
 )
 from restore_diff.environment import is_out_of_memory
+from restore_diff.labels import hints
+from restore_diff.settings import DiffusionConfig
 from restore_diff.training.faults import Interruption, measure_cost, peak_memory
 from restore_diff.training.optimisation import Optimisation
 from restore_diff.training.run import NullLog, RunFolder, RunLog
 from restore_diff.training.trainer import Trainer, Validate
 
 RECORD = "data.json"
+EPSILON_SNR = "epsilon_snr"
+LEVELS_SCORED = 8
+NUM_SAMPLES_SHOWN = 20
 
 
 def record_data(run: RunFolder, report: Callable[[str], None], batches: TrainingBatches) -> None:
@@ -139,12 +151,54 @@ def _train(
         if fresh and processes.is_first and (previous := run.set_aside()):
             say(f"the earlier run of this name is kept in {previous}")
         with RunLog(run.path) if processes.is_first else nullcontext(NullLog()) as log:
-            validate = validation(config, restorer, validation_pairs, log, processes) if validation_pairs else None
+            validate = None
+            if validation_pairs and test_pairs:
+                validate = validation(config, restorer, validation_pairs, log, processes)
+            elif validation_pairs:
+                validate = sampling_validation(config, model, device, validation_pairs, log, processes)
             _fit(config, command, optimisation, batches, run, log, validate)
-        if test_pairs is None:
-            return
-        _score(config, run.path, device, test_pairs, processes)
-    say(f"next    python restore.py -i your_photos -o restored --ckpt {run.path}")
+        if test_pairs is not None:
+            _score(config, run.path, device, test_pairs, processes)
+    use = "python restore.py -i your_photos -o restored" if test_pairs else "restore-diff sample -o samples.png"
+    say(f"next    {use} --ckpt {run.path}")
+
+
+def sampling_validation(
+    config: ExperimentConfig,
+    model: trained.Network,
+    device: torch.device,
+    pairs: PairList,
+    log: RunLog | NullLog,
+    processes: Processes = ALONE,
+) -> Validate:
+    """Return a function that logs new images, with each label in turn, and scores the noise found in held-out images.
+
+    `epsilon_snr` is -10 log10 of the mean squared error of epsilon, L_simple of Ho et al. (2020), eq. 14, in dB, over
+    evenly spread t: 0 dB for an epsilon of 0. Images of an unconditional network have no right answer to compare with.
+    """
+    loaded = LoadedRestorer(config, model, device, "float32", None)
+    labels = ([*config.model.labels[1:]] * NUM_SAMPLES_SHOWN)[:NUM_SAMPLES_SHOWN] if config.model.hint else None
+    images, codec = build.images(config, pairs), build.codec(config)
+    diffusion = GaussianDiffusion(build.schedule(config), DiffusionConfig(prediction=config.diffusion.prediction))
+    levels = torch.arange(LEVELS_SCORED) * 2 + 1
+    t = (levels * diffusion.schedule.num_timesteps // (2 * LEVELS_SCORED)).to(device)
+
+    def error(index: int) -> float:
+        clean = codec.encode(center_crop(images[index].clean, [config.data.crop_size_px] * 2)[None].to(device))
+        clean = clean.expand(LEVELS_SCORED, -1, -1, -1)
+        epsilon = draw_noise(clean, range(index * LEVELS_SCORED, (index + 1) * LEVELS_SCORED), config.seed)
+        hint = {"weather": hints([pairs.pairs[index].weather], config.model.labels).to(device)}
+        predictor = partial(model, **hint) if config.model.hint else model
+        return diffusion.loss(predictor, clean, None, t, epsilon).mean().item()
+
+    def validate(_: nn.Module, step: int) -> dict[str, float]:
+        errors = processes.all_rows(lambda: [error(index) for index in processes.positions(len(images))])
+        if processes.is_first:
+            shown = loaded.sample(NUM_SAMPLES_SHOWN, label=labels)
+            log.image(step, make_grid(shown, nrow=NUM_SAMPLES_SHOWN // 2, padding=2, pad_value=1.0))
+        return {EPSILON_SNR: -10 * math.log10(sum(errors) / len(errors))}
+
+    return validate
 
 
 def _fit(
@@ -167,7 +221,7 @@ def _fit(
         log,
         interruption,
         validate,
-        best_metric="psnr",
+        best_metric="psnr" if build.is_conditional(config) else EPSILON_SNR,
         defaults=to_dict(ExperimentConfig()),
     )
     if (left := config.training.num_steps - trainer.step) > 0:

@@ -228,7 +228,7 @@ class Batch(NamedTuple):
     positions: list[int]
     names: list[str]
     weathers: Sequence[str | None] = ()
-    """Weather rendered on each image; None if the degraded image was read from a file."""
+    """Weather rendered on each image, None if its degraded image was read from a file; unconditional: its label."""
     damaged: tuple[str, ...] = ()
     """Messages for damaged files whose pairs were replaced."""
 
@@ -258,7 +258,7 @@ class Samples:
         clean = torch.stack([crop[0] for crop in crops]).float() / 255
         names = [pair.name for pair in pairs]
         if not self.conditional:
-            return Batch(clean, None, positions, names, [None] * len(crops), tuple(damaged))
+            return Batch(clean, None, positions, names, [pair.weather for pair in pairs], tuple(damaged))
         degraded = torch.stack([crop[-1] for crop in crops]).float() / 255
         weathers: list[str | None] = [None] * len(crops)
         rows = [row for row, crop in enumerate(crops) if len(crop) == 1]

@@ -91,7 +91,7 @@ class PairPath(NamedTuple):
     name: str
     """Unique in the data set: relative path of the degraded file without suffix."""
     weather: str | None = None
-    """Weather to render on the clean image; None: as in the config."""
+    """Weather to render on the clean image, None: as in the config; in unconditional training: the image's label."""
     part: int = 0
     """Index of its part in a joined data set."""
 
