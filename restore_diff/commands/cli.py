@@ -11,6 +11,7 @@ COMMANDS = {
     "train": ("train", "train on pairs, then score the test set"),
     "test": ("test", "score a trained network, or finished images"),
     "restore": ("restore", "restore photographs"),
+    "sample": ("sample", "draw new images from an unconditional network"),
     "app": ("app", "restore photographs in a browser, and look at training runs"),
     "datasets": ("datasets", "list the known data sets, their state on this disk, and their sources"),
     "doctor": ("doctor", "check this machine, or a data set"),

@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from restore_diff.data.formats import HEAD_BYTES, recognise
 from restore_diff.errors import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-SIGNATURES = (PNG_SIGNATURE, b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"GIF87a", b"GIF89a")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
+    *(".heic", ".heif", ".avif", ".jp2", ".ppm", ".pgm", ".qoi", ".tga"),
+)
+"""Endings of images in data sets. Formats that only some installations read are left out."""
 MAX_NAMED = 10
 """Files that a message lists by name; the others are counted."""
 
@@ -25,14 +28,12 @@ class ImageError(UserError):
 
 
 def is_image(path: Path) -> bool:
-    """Return whether a regular file begins like an accepted image format; its name does not matter."""
+    """Return whether a regular file begins like a picture of an accepted format; its name does not matter."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        head = file.read(16)
-    is_webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
-    is_bmp = head[:2] == b"BM" and head[6:10] == b"\0\0\0\0"
-    return is_webp or is_bmp or head.startswith(SIGNATURES)
+        content = recognise(file.read(HEAD_BYTES))
+    return content is not None and not content.advice
 
 
 def list_images(folder: Path, recursive: bool = True) -> dict[str, Path]:
@@ -90,7 +91,7 @@ class PairPath(NamedTuple):
     name: str
     """Unique in the data set: relative path of the degraded file without suffix."""
     weather: str | None = None
-    """Weather to render on the clean image; None: as in the config."""
+    """Weather to render on the clean image, None: as in the config; in unconditional training: the image's label."""
     part: int = 0
     """Index of its part in a joined data set."""
 
