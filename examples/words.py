@@ -22,6 +22,7 @@ from restore_diff.commands.console import BAD_USAGE, OK, USER_ERRORS, complain, 
 from restore_diff.config import ExperimentConfig, load_config
 from restore_diff.diffusion.loss import draw_noise, draw_timesteps
 from restore_diff.metrics.fidelity import psnr
+from restore_diff.models.unet import Network
 from restore_diff.randomness import generator, mix
 from restore_diff.settings import DataConfig
 from restore_diff.tensors import to_model_range
@@ -74,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         return BAD_USAGE
 
 
-def train(config: ExperimentConfig) -> tuple[nn.Module, Words]:
+def train(config: ExperimentConfig) -> tuple[Network, Words]:
     torch.manual_seed(config.seed)
     network, words, render = build.network(config), Words(), both_weathers()
     diffusion, batches = build.diffusion(config), build.batches(config, build.training_sets(config)[0]).iter_from(0)
@@ -104,7 +105,7 @@ def train(config: ExperimentConfig) -> tuple[nn.Module, Words]:
 
 
 @torch.no_grad()
-def compare(config: ExperimentConfig, network: nn.Module, words: Words) -> Tensor:
+def compare(config: ExperimentConfig, network: Network, words: Words) -> Tensor:
     """Print mean PSNR to each target by sentence, and return a grid of the pictures."""
     images = build.images(config, build.test_set(config, config.data.test))
     multiple, render = network.size_multiple, both_weathers()

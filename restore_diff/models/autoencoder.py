@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -126,7 +126,7 @@ class DiffusersCodec:
         return to_unit_range(self.network.to(latents.device).decode(latents / self.scale + self.shift).sample)
 
 
-def _from_diffusers(path: str):
+def _from_diffusers(path: str) -> Any:
     try:
         import diffusers
     except ImportError:
@@ -135,7 +135,8 @@ def _from_diffusers(path: str):
     if is_local and not (Path(path) / "config.json").is_file():
         raise ValueError(f"options.path: {path}: no folder with a config.json; of the hub: {HUB}owner/name")
     try:
-        kind = diffusers.AutoencoderKL.load_config(name, local_files_only=is_local)["_class_name"]
+        config: Any = diffusers.AutoencoderKL.load_config(name, local_files_only=is_local)  # pyright: ignore[reportPrivateImportUsage]
+        kind = config["_class_name"]
         if kind not in ("AutoencoderKL", "AutoencoderTiny"):
             raise ValueError(f"expected an AutoencoderKL or AutoencoderTiny, found {kind}")
         options = {"local_files_only": is_local, "torch_dtype": torch.float32, "low_cpu_mem_usage": False}

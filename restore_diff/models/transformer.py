@@ -5,6 +5,7 @@ noise level, and if wanted a condition such as text, enter each block; all level
 width; no refinement blocks follow.
 """
 
+from collections.abc import Iterable
 from typing import Annotated, NamedTuple
 
 import torch
@@ -110,7 +111,7 @@ class Transformer(nn.Module):
         skips, features, embedding = self._encode(x_t, t, degraded, condition)
         for up, merge, blocks in reversed(list(zip(self.ups, self.merges, self.decoder, strict=True))):
             features = merge(torch.cat([F.pixel_shuffle(up(features), 2), skips.pop()], dim=1))
-            features = _through(blocks, features, embedding, condition)
+            features = _through(blocks, features, embedding, condition)  # pyright: ignore[reportArgumentType]
         return F.pixel_shuffle(wide_convolution(self.conv_out, features), self.config.unshuffle)
 
     def recognise(self, x_t: Images, t: Timesteps, degraded: Images) -> Tensor:
@@ -133,7 +134,7 @@ class Transformer(nn.Module):
         embedding = F.silu(self.time_embedding(t)).to(features.dtype)
         skips = []
         for blocks, down in zip(self.encoder, self.downs, strict=True):
-            skips.append(_through(blocks, features, embedding, condition))
+            skips.append(_through(blocks, features, embedding, condition))  # pyright: ignore[reportArgumentType]
             features = F.pixel_unshuffle(down(skips[-1]), 2)
         return skips, _through(self.middle, features, embedding, condition), embedding
 
@@ -156,7 +157,7 @@ class Transformer(nn.Module):
         return Tokens(values, F.pad(weights.expand(batch, -1), (1, 0), value=1).log())
 
 
-def _through(blocks: nn.ModuleList, features: Images, embedding: Tensor, condition: Tokens | None) -> Images:
+def _through(blocks: Iterable[nn.Module], features: Images, embedding: Tensor, condition: Tokens | None) -> Images:
     for block in blocks:
         features = block(features, embedding, condition)
     return features
