@@ -1,4 +1,4 @@
-"""A transformer as the noise network: Restormer's blocks (Zamir et al., CVPR 2022, arXiv 2111.09881), told the time.
+"""A transformer as the noise network: Restormer's blocks (Zamir et al., CVPR 2022, arXiv 2111.09881).
 
 Attention is over channels, so time and memory grow linearly with the number of pixels. Differences from Restormer: the
 noise level, and if wanted a condition such as text, enter each block; all levels of the way up have their level's
