@@ -336,8 +336,8 @@ class SamplerConfig:
 
 @settings
 class NetworkConfig:
-    kind: str = Field(default="unet", description="the network: unet, or an entry of MODELS")
-    options: Options = Field(default_factory=dict, description="of a plugin's network")
+    kind: str = Field(default="unet", description="the network: unet, transformer, autoencoder, or an entry of MODELS")
+    options: Options = Field(default_factory=dict, description="of a network other than unet")
     base_channels: int = Field(default=128, ge=8, le=8192, multiple_of=2, description="channels at full resolution")
     channel_multipliers: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
         default=(1, 2, 3, 4), min_length=1, max_length=12, description="one per level"
@@ -361,15 +361,15 @@ class NetworkConfig:
         min_length=1,
         description="meaning of the hint's places, none first; kept with the weights",
     )
-    recognise: bool = Field(default=False, description="unet with a hint: a head that detects the weather")
+    recognise: bool = Field(default=False, description="with a hint: a head that detects the weather")
     image_channels: int = Field(default=3, ge=1, description="channels of x_t and of the output")
     condition_channels: int = Field(default=3, ge=0, description="channels of the degraded image; 0: no condition")
 
 
 @settings
 class CodecConfig:
-    name: str = Field(default="identity", description="identity, or an entry of CODECS: from pixels to latents")
-    options: Options = Field(default_factory=dict, description="of a plugin's codec")
+    name: str = Field(default="identity", description="identity, autoencoder, diffusers, or an entry of CODECS")
+    options: Options = Field(default_factory=dict, description="of a codec other than identity")
 
 
 # Settings of how an image of any size is taken through the network.
