@@ -1,6 +1,7 @@
 """Implementation of restore-diff app: serve the page of `restore_diff.app` to browsers on this machine."""
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -70,6 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         return BAD_USAGE
     except KeyboardInterrupt:
         say("stopped")
+        gc.freeze()  # exit at once: a last collection of torch's and gradio's objects would take seconds
     return OK
 
 
