@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from tempfile import mkdtemp
 from typing import Any, NamedTuple
 
-import gradio as gr
-import pandas
+import gradio as gr  # type: ignore[import-not-found]
+import pandas  # type: ignore[import-not-found]
 import torch
 from PIL import Image
 from torch import Tensor
@@ -68,7 +68,7 @@ class Service:
         path, self.config, weights = trained.load_experiment(checkpoint)
         self.device = trained.select_device(device)
         self.model = trained.trained_network(self.config, weights, self.device)
-        self.precision = trained.select_precision("auto", self.device)
+        self.precision: Any = trained.select_precision("auto", self.device)
         self.max_pixels, self.folder = max_pixels, folder
         self.description = f"weights {path} (step {weights.step})  {self.device} {self.precision}"
         kinds = set(self.config.model.labels) | {"unknown"} if self.config.model.hint else set()
@@ -112,7 +112,7 @@ class _Restoring:
         self, restorer: Restorer, num_steps: int, labels: Sequence[str], label: str | None, progress: Progress
     ):
         self.restorer, self.num_steps, self.labels, self.progress = restorer, num_steps, labels, progress
-        self.part = 0, 1
+        self.part: tuple[int, int] = 0, 1
         self.weather = f"{WORDS.get(label, label)} (your choice)" if label else ""
 
     @torch.no_grad()
@@ -301,12 +301,16 @@ class _RestoreTab:
     ) -> Iterator[dict[Any, Any]]:
         """Restore the uploads, and show each photograph when it is ready."""
         uploads = [(Path(file["path"]), file["orig_name"]) for file in [*(files or []), *(tree or [])]]
-        photographs, problems, begun = [], [] if uploads else ["add photographs first"], time.monotonic()
+        photographs: list[Photograph] = []
+        problems, begun = [] if uploads else ["add photographs first"], time.monotonic()
         yield {self.messages: "", self.every: gr.DownloadButton(interactive=False)}
         try:
             results = self.service.restore(uploads, quality, weather, num_samples, progress) if uploads else ()
             for result in results:
-                (problems if isinstance(result, str) else photographs).append(result)
+                if isinstance(result, str):
+                    problems.append(result)
+                else:
+                    photographs.append(result)
                 thumbnails = [(str(photograph.thumbnail), photograph.name) for photograph in photographs]
                 yield {
                     self.found: photographs,
@@ -375,6 +379,7 @@ def curve(run: Path, key: str) -> pandas.DataFrame:
 
 def run_pictures(run: Path) -> list[tuple[Image.Image, str]]:
     """Pictures of the test sets, and the 20 newest samples, decoded: gradio opens no file of the run folder."""
-    tests = [(Image.open(path), f"test {path.parent.name}") for path in sorted(run.glob("test/**/before_after.png"))]
+    named = [(path, f"test {path.parent.name}") for path in sorted(run.glob("test/**/before_after.png"))]
     samples = sorted(run.glob("samples/step_*.png"), reverse=True)[:20]
-    return tests + [(Image.open(path), path.stem.replace("_", " ")) for path in samples]
+    named += [(path, path.stem.replace("_", " ")) for path in samples]
+    return [(Image.open(path), name) for path, name in named]

@@ -80,9 +80,9 @@ def _start(args: argparse.Namespace, folder: Path) -> str:
     os.environ.update(GRADIO_TEMP_DIR=str(folder), GRADIO_ANALYTICS_ENABLED="False")  # read when gradio is imported
     os.environ.pop("GRADIO_ALLOWED_PATHS", None)
     try:
-        import safehttpx
-        from starlette.middleware import Middleware
-        from starlette.middleware.trustedhost import TrustedHostMiddleware
+        import safehttpx  # type: ignore[import-not-found]
+        from starlette.middleware import Middleware  # type: ignore[import-not-found]
+        from starlette.middleware.trustedhost import TrustedHostMiddleware  # type: ignore[import-not-found]
 
         from restore_diff.app import CSS, Service, page
     except ImportError as error:
