@@ -23,7 +23,7 @@ from torch.nn.functional import interpolate
 from restore_diff import trained
 from restore_diff.commands.console import QUALITIES, WEATHERS
 from restore_diff.data.images import RasterImage, read_image, write_image
-from restore_diff.data.metadata import NO_METADATA, STRIPPED
+from restore_diff.data.metadata import STRIPPED
 from restore_diff.data.names import is_image
 from restore_diff.errors import UserError
 from restore_diff.labels import decided
@@ -171,7 +171,7 @@ def previews(job: Job, weather: str, folder: Path) -> Photograph:
     uncertain = None
     if job.uncertainty is not None:
         pixels = torch.lerp(restored.pixels, HIGHLIGHT, read_image(job.uncertainty).pixels)
-        metadata = NO_METADATA if restored.grey else restored.metadata
+        metadata = replace(restored.metadata, icc_profile=b"") if restored.grey else restored.metadata
         coloured = replace(restored, pixels=pixels, grey=False, metadata=metadata)
         uncertain = _preview(folder / "uncertain.jpg", coloured)
     before, after = _preview(folder / "before.jpg", degraded), _preview(folder / "after.jpg", restored)
