@@ -31,7 +31,7 @@ _PLACES = {
     "SAMPLERS": "diffusion.samplers",
     "SCHEDULES": "diffusion.schedule",
     "MODELS": "models.unet",
-    "CODECS": "tensors",
+    "CODECS": "trained",
     "WEATHERS": "weather.renderer",
 }
 """Module of each public name; imported when the name is first used, so that `import restore_diff` is fast."""

@@ -1,6 +1,7 @@
 """The front door in Python: load, train, evaluate, sample. docs/python.md shows each call."""
 
 import dataclasses
+import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,15 +13,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from restore_diff import trained
-from restore_diff.checkpoint import Weights
+from restore_diff.checkpoint import Weights, save_weights
 from restore_diff.config import ExperimentConfig, load_config, overridden, to_dict
 from restore_diff.diffusion.prediction import PREDICTIONS
 from restore_diff.diffusion.samplers import SAMPLERS, Callback, Guidance
 from restore_diff.diffusion.schedule import NoiseSchedule
+from restore_diff.labels import hints
 from restore_diff.randomness import generator
 from restore_diff.registry import choose, make
 from restore_diff.settings import SamplerConfig, ScheduleConfig
-from restore_diff.tensors import IDENTITY, Images
+from restore_diff.tensors import IDENTITY, Codec, Images
 
 Picture: TypeAlias = "Image.Image | np.ndarray | Tensor"
 """PIL image; array (H,W,3) or (H,W), uint8 or float in [0, 1]; tensor (3,H,W) or (B,3,H,W), float in [0, 1]."""
@@ -73,6 +75,44 @@ class LoadedRestorer:
         mean, std = self._restorers[weather].restore_with_spread(images, names, seed, **hooks)
         return back(mean, False), back(std, True)
 
+    def sample(
+        self,
+        num_images: int = 16,
+        size_px: int | None = None,
+        label: str | Sequence[str | None] | None = None,
+        seed: int = 0,
+        callback: Callback | None = None,
+        guidance: Guidance | None = None,
+    ) -> Images:
+        """Draw images from an unconditional network: (num_images,3,size_px,size_px) in [0, 1].
+
+        `size_px` None: that of the training crops. `label`: of `model.labels`, one for all images or one each; None:
+        unknown. Raises ValueError for a network that needs a degraded image, a size that does not fit, and a label that
+        the network does not have.
+        """
+        model = self.config.model
+        if model.condition_channels:
+            raise ValueError("these weights need a degraded image; those of model.condition_channels=0 draw new ones")
+        codec, condition = trained.codec(self.config), None
+        if label is not None:
+            if not model.hint:
+                raise ValueError(f"label {label}: this network has no labels (model.hint is false)")
+            labels = [label] * num_images if isinstance(label, str) else label
+            condition = {"weather": hints(labels, model.labels).to(self.device)}
+        side = (size_px or self.config.data.crop_size_px) // codec.downscale
+        return sample(
+            self.network,
+            shape=(num_images, model.image_channels, side, side),
+            schedule=self.config.schedule,
+            prediction=self.config.diffusion.prediction,
+            sampler=self.config.sampler,
+            seed=seed,
+            callback=callback,
+            guidance=guidance or self._restorers[self._weather].guidance,
+            condition=condition,
+            codec=codec,
+        )
+
     def __repr__(self) -> str:
         sampler = self.config.sampler
         return f"LoadedRestorer({self.config.name}, {sampler.name} {sampler.num_steps} steps, {self.device})"
@@ -90,8 +130,8 @@ def load(
     """Load a restorer from "shipped", a run folder, a checkpoint, a weights file, a .pth.tar of WeatherDiffusion, or
     "hub:owner/name".
 
-    `quality`: "fast", "balanced" or "best". `overrides`: settings such as "sampler.num_steps=4". `zero_shot`: task of an
-    unconditional network: "inpaint:MASK" (a file, white: fill in), "inpaint" (of floats, NaN: fill in), "sr:FACTOR",
+    `quality`: "fast", "balanced" or "best". `overrides`: settings such as "sampler.num_steps=4". `zero_shot`: task of
+    an unconditional network: "inpaint:MASK" (a file, white: fill in), "inpaint" (of floats, NaN: fill in), "sr:FACTOR",
     "deblur:SIGMA" (in px) or "colorize". Loading the same source again does not read it again. Raises ValueError
     (WeightsError, ConfigError, DeviceError, MaskError) in one sentence.
     """
@@ -146,11 +186,72 @@ class Run:
     """A finished training run."""
 
     path: Path
+    """Run folder: config, logs, samples, checkpoints, report of the test set."""
     config: ExperimentConfig
+    """Resolved config."""
 
     def load(self, **options: Any) -> LoadedRestorer:
         """The restorer of its averaged weights; options as `load`."""
         return load(self.path, **options)
+
+    def push_to_hub(self, name: str, card: str | Path | None = None, private: bool = False) -> None:
+        """Upload the averaged weights and a model card to the repository `owner/name` of the Hugging Face hub.
+
+        The repository is created if needed, and `load("hub:owner/name")` reads it. The weights file holds the config,
+        with its paths of data. `card`: Markdown file; None: a short card with the scored test sets. Raises
+        ValueError for weights that cannot be read and for an upload that fails.
+        """
+        try:
+            from huggingface_hub import create_repo, upload_folder
+        except ImportError:
+            raise ValueError(f"hub:{name}: pip install huggingface_hub to upload to the hub") from None
+        _, config, weights = trained.load_experiment(self.path)
+        text = Path(card).read_text(encoding="utf-8") if card else _model_card(name, self.path, config, weights)
+        with tempfile.TemporaryDirectory() as folder:
+            save_weights(Path(folder, "model.safetensors"), weights.tensors, to_dict(config), weights.step, card=text)
+            Path(folder, "README.md").write_text(text, encoding="utf-8")
+            try:
+                create_repo(name, private=private, exist_ok=True)
+                upload_folder(repo_id=name, folder_path=folder, commit_message=f"{config.name}, step {weights.step}")
+            except Exception as error:  # network, name, permission: each a class of its own
+                raise ValueError(f"hub:{name}: not uploaded ({str(error).partition(chr(10))[0]})") from error
+
+
+CARD = """---
+library_name: restore_diff
+pipeline_tag: {task}
+tags: [diffusion]
+---
+# {title}
+
+A network of restore_diff: {millions:.1f} million parameters, {step} optimizer steps on `{data}`, output: {prediction}.
+
+    pip install "restore_diff[hub]"
+
+    import restore_diff as rd
+    restorer = rd.load("hub:{name}")
+
+`restorer.config` has the settings.
+
+## Scores
+
+{scores}
+"""
+"""Model card of a run. The hub reads the lines between the dashes."""
+
+
+def _model_card(name: str, run: Path, config: ExperimentConfig, weights: Weights) -> str:
+    tables = [f"{path.parent.name}:\n\n{path.read_text(encoding='utf-8')}" for path in run.glob("test/**/table.md")]
+    return CARD.format(
+        task="image-to-image" if config.model.condition_channels else "unconditional-image-generation",
+        title=config.name,
+        millions=sum(tensor.numel() for tensor in weights.tensors.values()) / 1e6,
+        step=weights.step,
+        data=config.data.train,
+        prediction=config.diffusion.prediction,
+        name=name,
+        scores="\n".join(sorted(tables)) or "Not scored.",
+    )
 
 
 def train(
@@ -215,17 +316,19 @@ def sample(
     callback: Callback | None = None,
     guidance: Guidance | None = None,
     condition: Mapping[str, Any] | None = None,
+    codec: Codec = IDENTITY,
     **settings: Any,
 ) -> Images:
     """Sample with any network (x_t, t, degraded) -> output; returns images in [0, 1], like `degraded`.
 
-    `degraded`: (B,C,H,W) in [0, 1], on the device of the network; None: unconditional, then `shape` is needed.
-    `settings`: further fields of SamplerConfig, e.g. eta=1. `condition`: keywords passed to the network. Raises
-    ValueError for unknown names and wrong shapes.
+    `degraded`: (B,C,H,W) in [0, 1], on the device of the network; None: unconditional, then `shape` is needed, that of
+    x_t. `settings`: further fields of SamplerConfig, e.g. eta=1. `condition`: keywords passed to the network. `codec`:
+    from images to what the network works on. Raises ValueError for unknown names and wrong shapes.
     """
     if degraded is None and shape is None:
         raise ValueError("sample: give degraded images, or the shape (B,C,H,W) of unconditional samples")
-    size = tuple(degraded.shape) if degraded is not None else tuple(shape or ())
+    given = None if degraded is None else codec.encode(degraded.float())
+    size = tuple(shape or ()) if given is None else tuple(given.shape)
     device = degraded.device if degraded is not None else next(iter(network.parameters())).device
     choose(PREDICTIONS, prediction, "prediction")
     levels = schedule if isinstance(schedule, NoiseSchedule) else NoiseSchedule(_schedule(schedule))
@@ -239,8 +342,7 @@ def sample(
         return torch.randn(size, generator=generator(seed, "sample", draw)).to(device)
 
     predictor = partial(network, **condition) if condition else network
-    given = None if degraded is None else IDENTITY.encode(degraded.float())
-    return IDENTITY.decode(solver.sample(predictor, given, noise, callback, guidance))
+    return codec.decode(solver.sample(predictor, given, noise, callback, guidance))
 
 
 def _schedule(schedule: str | ScheduleConfig) -> ScheduleConfig:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import Field
 
 from restore_diff.checkpoint import Weights, WeightsError, load_checkpoint_weights, without_retired
 from restore_diff.config import ConfigError, ExperimentConfig, config_from_dict, to_dict
@@ -20,14 +21,16 @@ from restore_diff.diffusion.samplers import SAMPLERS, Guidance
 from restore_diff.diffusion.schedule import NoiseSchedule
 from restore_diff.errors import UserError
 from restore_diff.labels import hints
-from restore_diff.models.unet import Network, UNet, make_network
+from restore_diff.models.autoencoder import Autoencoder, DiffusersCodec
+from restore_diff.models.unet import Network, make_network
 from restore_diff.randomness import mix
 from restore_diff.registry import choose, make
 from restore_diff.restoration.recognition import Recognition
 from restore_diff.restoration.restorer import Restorer, Samples
 from restore_diff.restoration.tiling import network_pixels
 from restore_diff.restoration.zero_shot import preparation
-from restore_diff.tensors import CODECS, Codec, Images, Timesteps
+from restore_diff.settings import settings
+from restore_diff.tensors import CODECS, Codec, Images, Timesteps, to_model_range, to_unit_range
 
 RUNS = Path("runs")
 SHIPPED = Path(__file__).resolve().parent / "weights" / "all_weather.safetensors"
@@ -224,7 +227,7 @@ def restorer(
         with settings_of("--weather"):
             hint = hints([None if weather == "unknown" else weather], labels)
         predictor = partial(model, weather=hint.to(device))
-    elif isinstance(model, UNet) and config.model.recognise:
+    elif config.model.recognise:
         recognition = _recognition(config, model, device, precision)
     guidance = _guidance(config)
     if guidance is not None and not config.model.condition_channels:
@@ -251,7 +254,7 @@ def restorer(
     )
 
 
-def _recognition(config: ExperimentConfig, model: UNet, device: torch.device, precision: str) -> Recognition:
+def _recognition(config: ExperimentConfig, model: Network, device: torch.device, precision: str) -> Recognition:
     return Recognition(
         model.recognise,
         lambda hint: partial(model, weather=hint),
@@ -295,6 +298,36 @@ def codec(config: ExperimentConfig) -> Codec:
     """From pixels to what the network works on. Raises ConfigError."""
     with settings_of("codec"):
         return make(CODECS, config.codec.name, "codec.name", config.codec.options)
+
+
+@settings
+class AutoencoderWeights:
+    weights: str = Field(min_length=1, description="run, checkpoint or weights file of a network of kind autoencoder")
+
+
+class AutoencoderCodec:
+    """Latents of an autoencoder that train.py trained. Raises WeightsError for other weights."""
+
+    Settings = AutoencoderWeights
+
+    def __init__(self, options: AutoencoderWeights):
+        path, config, weights = load_experiment(Path(options.weights))
+        model = trained_network(config, weights, torch.device("cpu"))
+        if not isinstance(model, Autoencoder):
+            raise WeightsError(f"codec.options.weights: {path}: model.kind is {config.model.kind}, not autoencoder")
+        self.network = model.requires_grad_(False)
+        self.downscale = model.downscale
+
+    def encode(self, images: Images) -> Images:
+        """As `Codec.encode`."""
+        return self.network.to(images.device).encode(to_model_range(images))
+
+    def decode(self, latents: Images) -> Images:
+        """As `Codec.decode`."""
+        return to_unit_range(self.network.to(latents.device).decode(latents))
+
+
+CODECS |= {"autoencoder": AutoencoderCodec, "diffusers": DiffusersCodec}
 
 
 @contextmanager
