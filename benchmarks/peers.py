@@ -109,7 +109,7 @@ def sampler_trained(args: argparse.Namespace) -> dict[str, Any]:
         return estimate(config.diffusion.prediction, output, x_t, *levels, condition).epsilon
 
     theirs = their_sampler(args.weatherdiffusion)
-    ours = {case: restorer(config, model, *given, args.device) for case, given in OURS.items()}
+    ours = {case: restorer(config, model, sampling, tiling, args.device) for case, (sampling, tiling) in OURS.items()}
     actions = [lambda: theirs(epsilon, degraded, noise)]
     actions += [lambda it=it: it.restore(degraded, [name]) for it in ours.values()]
     seconds, results = in_turn(actions, args.repeats, args.device)
@@ -128,13 +128,15 @@ def named_pair(args: argparse.Namespace) -> tuple[str, Tensor, Tensor]:
     """Name, degraded and clean image, (1, 3, height, width) in [0, 1] on the device."""
     if args.pair:
         name = args.pair[0].name
-        degraded, clean = (read_rgb_uint8(path)[None].float() / 255 for path in args.pair)
+        degraded, clean = (read_rgb_uint8(path).float() / 255 for path in args.pair)
     else:
         config = load_config(["derain.yaml"])
-        name, clean, degraded, *_ = build.images(config, build.test_set(config, "skimage"))[0]
-        degraded, clean = degraded[None], clean[None]
+        pair = build.images(config, build.test_set(config, "skimage"))[0]
+        assert pair.degraded is not None
+        name, degraded, clean = pair.name, pair.degraded, pair.clean
     side = args.size if args.tiny else max(degraded.shape)
-    return name, *(image[..., :side, :side].to(args.device) for image in (degraded, clean))
+    degraded, clean = (image[None, :, :side, :side].to(args.device) for image in (degraded, clean))
+    return name, degraded, clean
 
 
 def sampler_base(args: argparse.Namespace) -> dict[str, Any]:

@@ -32,15 +32,15 @@ from restore_diff.config import load_config
 from restore_diff.data.images import read_rgb_uint8
 from restore_diff.data.names import list_images
 from restore_diff.evaluation.evaluator import quantize
-from restore_diff.labels import SURE, decided, hints
+from restore_diff.labels import decided, hints
 from restore_diff.metrics.fidelity import psnr
 from restore_diff.randomness import mix
 from restore_diff.restoration.restorer import Restorer
 from restore_diff.tensors import Images
 
 NUM_BINS = 10
-SURES = (0.5, 0.6, SURE, 0.8)
-POSSIBLES = (0.2, 0.3, 0.4, 0.5, 0.6)
+SURES = (0.6, 0.7, 0.8, 0.9)
+POSSIBLES = (0.2, 0.3, 0.4, 0.5)
 UNKNOWN, HALF_NONE = "unknown", "none/2"
 
 Row = dict[str, Any]
@@ -182,9 +182,10 @@ def calibration(rows: list[Row], labels: Sequence[str]) -> list[str]:
     held_out = set(names[::3])
     fit, rest = ([row for row in rows if (row["photograph"] in held_out) == side] for side in (True, False))
     logits, truth = logits_and_truth(fit, labels)
-    temperature = float(
-        minimize_scalar(lambda t: float(F.binary_cross_entropy_with_logits(logits / t, truth)), bounds=(0.2, 10)).x
+    found: Any = minimize_scalar(
+        lambda t: float(F.binary_cross_entropy_with_logits(logits / t, truth)), bounds=(0.2, 10)
     )
+    temperature = float(found.x)
     logits, truth = logits_and_truth(rest, labels)
     scores = []
     for at in (1.0, temperature):

@@ -28,9 +28,7 @@ from typing import Any, NamedTuple
 
 import torch
 from pydantic import Field
-from scipy.stats import spearmanr
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
 
 from restore_diff import build, trained
 from restore_diff.config import ExperimentConfig, overridden
@@ -61,18 +59,18 @@ class Setting(NamedTuple):
 SETTINGS: dict[str, Setting] = {
     "ddim, 1 step": Setting({"num_steps": 1}, (1, 4, 8)),
     "mirrored, ddim, 1 step": Setting({"num_steps": 1}, (2, 4, 8), mirror=True),
+    "re-noised to 0.05": Setting({"name": "renoised", "num_steps": 1, "options": {"noise": 0.05}}),
+    "re-noised to 0.1": Setting({"name": "renoised", "num_steps": 1, "options": {"noise": 0.1}}, (1, 4)),
+    "re-noised to 0.2": Setting({"name": "renoised", "num_steps": 1, "options": {"noise": 0.2}}),
     "ddim, 2 steps": Setting({"num_steps": 2}, (1, 4, 8)),
-    "mirrored, ddim, 2 steps": Setting({"num_steps": 2}, (4,), mirror=True),
     "ddim, 2 steps, eta 1": Setting({"num_steps": 2, "eta": 1.0}, (1, 4, 8)),
-    "ddim, 4 steps": Setting({"num_steps": 4}, (1, 4, 8)),
-    "mirrored, ddim, 4 steps": Setting({"num_steps": 4}, (4,), mirror=True),
-    "ddim, 4 steps, eta 1": Setting({"num_steps": 4, "eta": 1.0}, (1, 4, 8)),
+    "ddim, 4 steps": Setting({"num_steps": 4}, (1, 4)),
+    "ddim, 4 steps, eta 1": Setting({"num_steps": 4, "eta": 1.0}, (1, 4)),
     "ddim, 8 steps": Setting({"num_steps": 8}, (1, 4)),
     "ddim, 8 steps, eta 1": Setting({"num_steps": 8, "eta": 1.0}, (1, 4)),
     "ddim, 10 steps": Setting({"num_steps": 10}),
-    "re-noised to 0.05": Setting({"name": "renoised", "num_steps": 1, "options": {"noise": 0.05}}, (1, 4)),
-    "re-noised to 0.1": Setting({"name": "renoised", "num_steps": 1, "options": {"noise": 0.1}}, (1, 4)),
-    "re-noised to 0.2": Setting({"name": "renoised", "num_steps": 1, "options": {"noise": 0.2}}, (1, 4)),
+    "mirrored, ddim, 2 steps": Setting({"num_steps": 2}, (4,), mirror=True),
+    "mirrored, ddim, 4 steps": Setting({"num_steps": 4}, (4,), mirror=True),
     "ddim, 4 steps, leading": Setting({"num_steps": 4, "spacing": "leading"}),
     "ddim, 4 steps, linspace": Setting({"num_steps": 4, "spacing": "linspace"}),
     "ddim, 4 steps, log-SNR": Setting({"num_steps": 4, "spacing": "logsnr"}),
@@ -133,7 +131,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             found = [(images[:num].mean(0), pair) for images, pair in zip(sampled, pairs, strict=True)]
             result["settings"][line] = {"calls": calls * num, **scores_of(found, scorer, perception)}
             print(f"{line:40}", result["settings"][line], flush=True)
-        if setting.averages[-1] >= 4:
+        if (num := setting.averages[-1]) >= 4:
+            line = f"mean of {num}, {name}"
             result["maps"][line] = calibration(sampled, pairs)
             print(f"{line:40}", {k: v for k, v in result["maps"][line].items() if k != "bins"}, flush=True)
         if args.out:
@@ -177,7 +176,7 @@ def chosen_pairs(images: PairedImageDataset, args: argparse.Namespace) -> Iterat
         weather = None
         if images.pairs.pairs[index].degraded is None and images.render is not None:
             seeds, named = [mix(images.seed, "weather", pair.name)], [images.pairs.pairs[index].weather]
-            (weather,) = images.render.kinds(seeds, named)  # pyright: ignore[reportAttributeAccessIssue]
+            (weather,) = images.render.kinds(seeds, named)  # pyright: ignore[reportFunctionMemberAccess]
         side = args.crop or max(pair.clean.shape)
         top, left = (max(0, (length - side) // 2) for length in pair.clean.shape[-2:])
         part = slice(None), slice(top, top + side), slice(left, left + side)
@@ -212,6 +211,8 @@ def scores_of(found: list[tuple[Tensor, Degraded]], scorer: Scorer, perception: 
     means = {name: round(fmean(row[name] for row in rows), 4) for name in rows[0]}
     if perception is None:
         return means
+    from torchmetrics.image.fid import FrechetInceptionDistance  # slow to import
+
     textures = [perception.texture(image[None], pair.clean[None]) for image, pair in found]
     frechet = FrechetInceptionDistance(feature=ThirdLayer(perception))
     for image, pair in found:
@@ -229,7 +230,8 @@ class Perception:
     """Distances from the features of LPIPS's AlexNet."""
 
     def __init__(self, lpips: LPIPS):
-        self.net, self.scale = lpips.distance.net, lpips.distance.scaling_layer
+        distance: Any = lpips.distance
+        self.net, self.scale = distance.net, distance.scaling_layer
 
     @torch.no_grad()
     def features(self, images: Images) -> list[Tensor]:
@@ -263,11 +265,11 @@ def calibration(sampled: list[Tensor], pairs: list[Degraded]) -> dict[str, Any]:
     """Figures of the deviation over samples against the error of their mean; `bins`: tenths of the pixels."""
     maps = [maps_of(images, pair) for images, pair in zip(sampled, pairs, strict=True)]
     deviation, error, change = (torch.cat(parts) for parts in zip(*maps, strict=True))
-    parts = deviation.argsort().tensor_split(NUM_BINS)
+    parts, ranks = deviation.argsort().tensor_split(NUM_BINS), (one.argsort().argsort() for one in (deviation, error))
     return {
         "ratio": round(rms(error) / rms(deviation), 2),
         "within": round(float((error <= 2 * deviation).float().mean()), 3),
-        "rank": round(float(spearmanr(deviation.numpy(), error.numpy())[0]), 3),
+        "rank": round(float(torch.corrcoef(torch.stack(list(ranks)).double())[0, 1]), 3),
         "AUSE": ause(deviation, error),
         "AUSE of change": ause(change, error),
         "bins": [{"deviation": rms(deviation[part]), "error": rms(error[part])} for part in parts],

@@ -130,9 +130,10 @@ def load(
     """Load a restorer from "shipped", a run folder, a checkpoint, a weights file, a .pth.tar of WeatherDiffusion, or
     "hub:owner/name".
 
-    `quality`: "fast", "balanced" or "best". `overrides`: settings such as "sampler.num_steps=4". `zero_shot`: a task for
-    an unconditional network: "inpaint:MASK" (a file, white: fill in), "inpaint" (floats, NaN: fill in), "sr:FACTOR",
-    "deblur:SIGMA" (px) or "colorize". Loading the same source again does not read it again. Raises ValueError (WeightsError, ConfigError, DeviceError) in one sentence.
+    `quality`: "fast", "balanced" or "best". `overrides`: settings such as "sampler.num_steps=4". `zero_shot`: task of
+    an unconditional network: "inpaint:MASK" (a file, white: fill in), "inpaint" (of floats, NaN: fill in), "sr:FACTOR",
+    "deblur:SIGMA" (in px) or "colorize". Loading the same source again does not read it again. Raises ValueError
+    (WeightsError, ConfigError, DeviceError, MaskError) in one sentence.
     """
     at = trained.select_device(device)
     config, model = _network(Path(source), at)
@@ -185,7 +186,9 @@ class Run:
     """A finished training run."""
 
     path: Path
+    """Run folder: config, logs, samples, checkpoints, report of the test set."""
     config: ExperimentConfig
+    """Resolved config."""
 
     def load(self, **options: Any) -> LoadedRestorer:
         """The restorer of its averaged weights; options as `load`."""

@@ -11,8 +11,8 @@ import tifffile  # scikit-image brings it
 import torch
 from PIL import Image, ImageCms
 
-from restore_diff.data import decoding, images
-from restore_diff.data.names import PNG_SIGNATURE
+from restore_diff.data import encoding
+from restore_diff.data.formats import PNG_SIGNATURE
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 INTERESTING = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
@@ -60,13 +60,14 @@ def seeds() -> dict[str, list[bytes]]:
     deep = torch.from_numpy(np.random.default_rng(1).integers(0, 65536, (4, 29, 41)).astype(np.int32))
     array = deep.permute(1, 2, 0).numpy().astype(np.uint16)
     carried = {"exif": _exif(), "icc_profile": ICC}
+    deep_carried = {"exif": _exif().removeprefix(b"Exif\0\0"), "icc_profile": ICC}
     return {
         "PNG": [
             *(_saved(image, "PNG") for image in (rgb, grey, bits, rgba, rgba.convert("LA"))),
             _saved(palette, "PNG", transparency=3),
             _saved(rgb, "PNG", **carried),
             _saved(Image.fromarray(array[..., 0]), "PNG"),
-            *(decoding.encode_png(deep[:channels], _exif(), ICC) for channels in (2, 3, 4)),
+            *(encoding.encode_png(deep[:channels], deep_carried) for channels in (2, 3, 4)),
             _several("PNG"),
         ],
         "JPEG": [
@@ -88,7 +89,7 @@ def seeds() -> dict[str, list[bytes]]:
             _saved(rgb, "TIFF", **carried),
             _several("TIFF"),
             _saved(Image.fromarray(array[..., 0]), "TIFF"),
-            *(images.encode_tiff(deep[:channels], _exif(), ICC) for channels in (1, 3, 4)),
+            *(encoding.encode_tiff(deep[:channels], deep_carried, []) for channels in (1, 3, 4)),
             _written(array[..., :3], photometric="rgb", tile=(16, 16), byteorder=">"),
             _written(np.asarray(rgb), photometric="rgb", tile=(16, 16), compression="zlib"),
             _written(np.asarray(rgb).transpose(2, 0, 1), photometric="rgb", planarconfig="separate"),
@@ -97,6 +98,17 @@ def seeds() -> dict[str, list[bytes]]:
         ],
         "BMP": [_saved(image, "BMP") for image in (rgb, grey, bits, rgba, palette)],
         "GIF": [_saved(palette, "GIF"), _saved(palette, "GIF", transparency=2), _several("GIF")],
+        "HEIC": [
+            encoding.encode(torch.from_numpy(np.asarray(rgb)).permute(2, 0, 1), "HEIF", 80, deep_carried, []),
+            encoding.encode(deep, "HEIF", 80, {}, []),
+        ],
+        "AVIF": [_saved(rgb, "AVIF", **carried), _saved(rgba, "AVIF")],
+        "others": [
+            *(_saved(image, "JPEG2000") for image in (rgb, grey, rgba)),
+            *(_saved(rgb, kind) for kind in ("PPM", "QOI")),
+            _saved(grey, "PPM"),
+            b"P6 41 29 4095\n" + (array[..., :3] // 16).astype(">u2").tobytes(),
+        ],
     }
 
 

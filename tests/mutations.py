@@ -143,7 +143,7 @@ MISTAKES: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
         "clean scored against itself": ("self.scorer(degraded, clean).items()", "self.scorer(clean, clean).items()"),
     },
     ("distributed.py", "evaluation/test_sharing"): {
-        "images scored twice": ("range(self.rank, num_images, self.num_ranks)", "range(0, num_images, self.num_ranks)"),
+        "images scored twice": ("range(self.rank, num_images, self.num)", "range(0, num_images, self.num)"),
     },
     ("restoration/tiling.py", "restoration/test_tiling"): {
         "edge repeated": (

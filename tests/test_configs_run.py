@@ -41,6 +41,8 @@ def test_a_config_takes_an_optimizer_step(files):
     if build.is_conditional(config):
         assert batch.degraded.shape == batch.clean.shape
         assert not torch.equal(batch.clean, batch.degraded)
+    else:
+        assert batch.degraded is None
     assert optimisation.guard.found() is None
     loss, gradient_norm = optimisation.meter.read()
     assert gradient_norm > 0

@@ -35,8 +35,8 @@ POLICY = (
 """The page loads nothing from other servers, and other pages cannot show it in a frame."""
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    """Raises SystemExit for --help and malformed arguments."""
+def parser() -> argparse.ArgumentParser:
+    """The arguments, for `parse_args` and for shell completion."""
     parser = argparse.ArgumentParser(
         prog="restore-diff app",
         description="Restore photographs, and look at training runs, in a browser on this machine (docs/app.md).",
@@ -53,12 +53,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--port", type=count(1, 65535), metavar="N", help="port to listen on (default: the first free one from 7860)")
     add("--max-pixels", type=pixels, default="200M", metavar="N", help="refuse larger photographs (default 200M)")
     add("--max-mib", type=count(1), default=500, metavar="N", help="refuse larger files, in MiB (default 500)")
-    return parser.parse_args(argv)
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Serve until Ctrl-C or SIGTERM; return the exit code. Raises SystemExit for --help and malformed arguments."""
-    args = parse(hyphenated(sys.argv[1:] if argv is None else argv))
+    args = parser().parse_args(hyphenated(sys.argv[1:] if argv is None else argv))
     if threading.current_thread() is threading.main_thread():  # only that thread can handle signals
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

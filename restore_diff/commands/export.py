@@ -26,7 +26,9 @@ IMPORT = "restore-diff import-ckpt"
 
 def main(argv: list[str]) -> int:
     """Run export; its help lists the exit codes. Raises SystemExit for --help and malformed arguments."""
-    args = _parse_export(argv)
+    args = parser().parse_args(argv)
+    if args.format != "safetensors" and (args.half or args.card):
+        parser().error("--half and --card are for safetensors")
     if problem := _output_problem(args.output, args.overwrite, is_folder=args.format == "diffusers"):
         complain(EXPORT, problem)
         return BAD_USAGE
@@ -55,7 +57,7 @@ def main(argv: list[str]) -> int:
 
 def import_main(argv: list[str]) -> int:
     """Run import-ckpt; its help lists the exit codes. Raises SystemExit for --help and malformed arguments."""
-    args = _parse_import(argv)
+    args = import_parser().parse_args(argv)
     if problem := _output_problem(args.output, args.overwrite, is_folder=False):
         complain(IMPORT, problem)
         return BAD_USAGE
@@ -81,7 +83,7 @@ def import_main(argv: list[str]) -> int:
     sizes = f"for tiles of {tile} px" if tile else "for whole images"
     say(f"{args.output}: {millions:.1f} M parameters, {sizes}, step {step}")
     if model.condition_channels:
-        say(f"next    python restore.py -i your_photos -o restored --ckpt {args.output}")
+        say(f"next    restore-diff restore -i your_photos -o restored --ckpt {args.output}")
     else:
         say(f'next    rd.sample(rd.load("{args.output}").network, shape=(1, {model.image_channels}, ...)) in Python')
     return OK
@@ -124,7 +126,7 @@ def _to_safetensors(args: argparse.Namespace, config: "ExperimentConfig", weight
     card = args.card.read_text(encoding="utf-8") if args.card else ""
     args.output.parent.mkdir(parents=True, exist_ok=True)
     save_weights(args.output, weights.tensors, to_dict(config), weights.step, args.half, card)
-    say(f"{args.output}: python restore.py -i your_photos -o restored --ckpt {args.output}")
+    say(f"{args.output}: restore-diff restore -i your_photos -o restored --ckpt {args.output}")
 
 
 EXPORTS = {"onnx": _to_onnx, "diffusers": _to_diffusers, "safetensors": _to_safetensors}
@@ -140,7 +142,8 @@ def _output_problem(output: Path, overwrite: bool, is_folder: bool) -> str:
     return f"{output} exists already; --overwrite replaces it" if exists and not overwrite else ""
 
 
-def _parse_export(argv: list[str]) -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
+    """The arguments of export, for `parse_args` and for shell completion."""
     parser = argparse.ArgumentParser(
         prog=EXPORT,
         description="Write the averaged weights of a run for other programs.",
@@ -159,13 +162,11 @@ def _parse_export(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument("--half", action="store_true", help="safetensors: store float16, half the size")
     parser.add_argument("--card", type=path, metavar="FILE", help="safetensors: store this model card in the file")
-    args = parser.parse_args(argv)
-    if args.format != "safetensors" and (args.half or args.card):
-        parser.error("--half and --card are for safetensors")
-    return args
+    return parser
 
 
-def _parse_import(argv: list[str]) -> argparse.Namespace:
+def import_parser() -> argparse.ArgumentParser:
+    """The arguments of import-ckpt."""
     parser = argparse.ArgumentParser(
         prog=IMPORT,
         description="Convert another program's checkpoint to safetensors with a config, without running code in it.",
@@ -178,4 +179,4 @@ def _parse_import(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("file", type=path, help=files)
     parser.add_argument("-o", "--output", type=path, required=True, metavar="FILE", help="model.safetensors")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing FILE")
-    return parser.parse_args(argv)
+    return parser

@@ -34,14 +34,17 @@ from restore_diff.commands.console import (
     count,
     device,
     dtype,
+    end_quietly,
     hyphenated,
     lines_of,
     logging_to_console,
     path,
     pixels,
+    program,
     say,
     tile,
 )
+from restore_diff.data.formats import FORMATS
 from restore_diff.data.names import is_image
 from restore_diff.files import printable, remove_abandoned, replace_atomically
 from restore_diff.restoration.sources import Naming, Plan, PlanError, Shard, plan_jobs
@@ -51,13 +54,15 @@ if TYPE_CHECKING:
 
 RESTORED, SKIPPED, FAILED, LEFT = "restored", "skipped", "failed", "left"
 DISK_FULL, AT_FAILURE = "the disk is full", "stopped at the first failure"
+MAX_NAMED = 10
+"""Files with the same note that are listed by name."""
 BY_USER, BY_SYSTEM = "interrupted", "ended by SIGTERM"
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    """Raises SystemExit for --help and malformed arguments."""
+def parser() -> argparse.ArgumentParser:
+    """The arguments, for `parse_args` and for shell completion."""
     parser = argparse.ArgumentParser(
-        prog="restore.py",
+        prog=program("restore.py"),
         description="Restore a photograph, a folder, or a tree of folders. Images that have an output are skipped.",
         epilog="exit codes: 0 all restored, 2 bad usage, 3 some images failed (listed at the end), 130 interrupted, "
         "143 terminated. To share the images: --shard on several machines, torchrun for processes of one machine.",
@@ -67,7 +72,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     inputs = "images, folders, patterns such as 'photos/**/*.jpg', or @FILE: a list of images and folders, one per line"
     add("-i", "--input", type=_text_of_path, nargs="+", required=True, metavar="IN", help=inputs)
     add("-o", "--output", type=path, required=True, metavar="OUT", help="a folder, or a file for a single image")
-    add("--ckpt", type=path, metavar="PATH", help=CHECKPOINT)
+    add("--ckpt", "-n", "--name", type=path, metavar="PATH", help=CHECKPOINT)
     add("--plugin", type=path, action="append", default=[], metavar="FILE", help=PLUGIN)
     _add_restoring(parser)
     _add_files(parser)
@@ -80,13 +85,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add = parser.add_mutually_exclusive_group().add_argument
     add("-q", "--quiet", action="store_true", help="print failures only")
     add("-v", "--verbose", action="store_true", help="print each image")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Raises SystemExit for --help and malformed arguments."""
+    args = parser().parse_args(argv)
     if args.uncertainty and (args.n_samples or 0) < 2 and args.quality != "best":
-        parser.error("--uncertainty needs several samples: add --n-samples 4")
+        parser().error("--uncertainty needs several samples: add --n-samples 4")
     if args.zero_shot == "inpaint":
-        parser.error("--zero-shot inpaint:MASK: name the file of the mask")
+        parser().error("--zero-shot inpaint:MASK: name the file of the mask")
     if args.verbose and args.json == "-":
-        parser.error("-v and --json - both print on stdout: leave out one of them")
+        parser().error("-v and --json - both print on stdout: leave out one of them")
     return args
 
 
@@ -102,22 +112,23 @@ def _add_restoring(parser: argparse.ArgumentParser) -> None:
     add("--quality", choices=QUALITIES, help="preset of steps, tiles and samples (docs/speed.md)")
     add("--weather", choices=WEATHERS, default="auto", help=weather)
     add("--zero-shot", metavar="TASK", help=zero_shot)
-    add("--steps", type=count(1), metavar="N", help="sampling steps: network calls per image and sample")
+    add("--steps", "-s", type=count(1), metavar="N", help="sampling steps: network calls per image and sample")
     add("--sampler", choices=SAMPLERS)
     add("--seed", type=count(0), default=0, metavar="N", help="seed of the noise (default 0)")
     add("--n-samples", type=count(1), metavar="K", help="average K restorations of each image")
     add("--uncertainty", action="store_true", help=uncertainty)
-    add("--tile", type=tile, default="auto", metavar="auto|0|N", help="side of a tile in px, 0: no tiles")
+    add("--tile", "-t", type=tile, default="auto", metavar="auto|0|N", help="side of a tile in px, 0: no tiles")
     add("--tile-overlap", type=count(0), metavar="N", help="overlap of tiles in px")
     add("--device", type=device, default="auto", metavar="auto|cpu|cuda[:N]|mps")
     add("--dtype", type=dtype, default="auto", metavar="auto|float32|bfloat16|float16", help=dtypes)
+    add("--fp16", "--half", dest="dtype", action="store_const", const="float16", help="the same as --dtype float16")
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("files").add_argument
-    endings = ("auto", "png", "jpg", "webp", "tif")
-    quality = "quality of JPEG and WebP, 1 to 100 (default 95)"
-    metadata = "strip: remove EXIF (camera, place, time); the colour profile stays, as it defines the colours"
+    endings = ("auto", "png", "jpg", "webp", "tif", "avif", "heic")
+    quality = "quality of JPEG, WebP, AVIF and HEIC, 1 to 100 (default 95)"
+    metadata = "strip: remove EXIF, XMP, IPTC and text (camera, place, time, author); the colour profile stays"
     add("--suffix", default="", metavar="TEXT", help="append TEXT to the file names, before the ending")
     add("--ext", choices=endings, default="auto", help="format of the outputs; auto: as the input")
     add("--jpeg-quality", type=count(1, 100), default=95, metavar="N", help=quality)
@@ -165,6 +176,8 @@ class Tally:
 
     results: list[Result] = field(default_factory=list)
     stopped: str = ""
+    unsupported: list[tuple[Path, str]] = field(default_factory=list)
+    """Failures that are counted by format instead of listed."""
 
     def of(self, status: str) -> list[Result]:
         return [result for result in self.results if result.status == status]
@@ -184,14 +197,17 @@ class Tally:
 def merged(tallies: Sequence[Tally]) -> Tally:
     """The results of all processes that shared the images."""
     results = sorted((result for tally in tallies for result in tally.results), key=lambda result: str(result.source))
-    return Tally(results, next((tally.stopped for tally in tallies if tally.stopped), ""))
+    stopped = next((tally.stopped for tally in tallies if tally.stopped), "")
+    return Tally(results, stopped, [failure for tally in tallies for failure in tally.unsupported])
 
 
 def summarise(tally: Tally, output: Path, seconds: float, *, quiet: bool) -> None:
     """Print the failures and why the run ended, and unless `quiet`, notes and counts."""
     restored, failed, num_left = tally.of(RESTORED), tally.of(FAILED), len(tally.of(LEFT))
     if failed:
-        say("failed:", *(f"  {result.source}: {result.reason}" for result in failed), to=sys.stderr)
+        unsupported = set(tally.unsupported)
+        named = [f"  {r.source}: {r.reason}" for r in failed if (r.source, r.reason) not in unsupported]
+        say("failed:", *named, *_counted(tally.unsupported, 0, " ignored"), to=sys.stderr)
     if tally.stopped == DISK_FULL:
         stopped = f"stopped, the disk is full, {num_left} images are left; restored before:"
         say(stopped, *(f"  {result.output}" for result in restored), to=sys.stderr)
@@ -199,10 +215,22 @@ def summarise(tally: Tally, output: Path, seconds: float, *, quiet: bool) -> Non
         say(f"{tally.stopped}, {num_left} images are left: run the same command again to continue", to=sys.stderr)
     if quiet:
         return
-    if notes := [f"  {result.source}: {result.note}" for result in restored if result.note]:
-        say("restored in part:", *notes)
+    if notes := [(result.source, result.note) for result in restored if result.note]:
+        say("restored in part:", *_counted(notes, MAX_NAMED))
     counts = f"restored {len(restored)}, skipped {len(tally.of(SKIPPED))}, failed {len(failed)}"
     say(f"{counts} in {seconds:.1f} s -> {output}")
+
+
+def _counted(remarks: list[tuple[Path, str]], max_named: int, what: str = "") -> list[str]:
+    """Return lines `file: remark`; for more than `max_named` files with the same ending and remark, their number."""
+    groups: dict[tuple[str, str], list[Path]] = {}
+    for file, remark in remarks:
+        groups.setdefault((file.suffix.lower() or "without ending", remark), []).append(file)
+    lines = []
+    for (ending, remark), paths in groups.items():
+        names = paths if len(paths) <= max_named else [f"{len(paths)} {ending}{what}"]
+        lines += [f"  {name}: {remark}" for name in names]
+    return lines
 
 
 def write_report(tally: Tally, ignored: Counter[str], seconds: float, to: str) -> None:
@@ -263,12 +291,15 @@ def _run(args: argparse.Namespace) -> int:
         rank, num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     args.quiet = args.quiet or args.json == "-" or rank > 0
     plan = _plan(args, rank, num_ranks)
-    if not plan.sources.images and not plan.sources.unreadable:
-        where = ", ".join(args.input)
-        return _bad_usage(f"no image in {where} ({_ignored(plan)}); supported: PNG, JPEG, WebP, TIFF, BMP and GIF")
+    sources = plan.sources
+    if not (sources.images or sources.unreadable or sources.unsupported):
+        supported = ", ".join(known.name for known in FORMATS.values() if not known.advice)
+        return _bad_usage(f"no image in {', '.join(args.input)} ({_ignored(plan)}); supported: {supported}")
     tally = Tally([Result(job.source, job.output, SKIPPED) for job in plan.done])
     if rank == 0:  # found by all ranks, reported by one
-        tally.results += [Result(path, None, FAILED, reason) for path, reason in plan.sources.unreadable]
+        tally.unsupported = sources.unsupported
+        failed = sources.unreadable + sources.unsupported
+        tally.results += [Result(path, None, FAILED, reason) for path, reason in failed]
     if args.dry_run:
         if not args.quiet:
             _show(plan)
@@ -306,9 +337,9 @@ def _restore_shared(plan: Plan, args: argparse.Namespace, tally: Tally, num_rank
         return tally
     from torch import distributed
 
-    from restore_diff.distributed import OtherRankFailed, sharing
+    from restore_diff.distributed import OtherRankFailed, joined
 
-    with sharing():  # wait for the others: torchrun ends all processes when one ends with an exit code
+    with joined():  # wait for the others: torchrun ends all processes when one ends with an exit code
         _restore_planned(plan, args, tally)
         if tally.stopped in (BY_USER, BY_SYSTEM):
             return tally
@@ -407,7 +438,9 @@ def _ignored(plan: Plan) -> str:
 
 def _bad_usage(error: Exception | str) -> int:
     first, *more = error.args if isinstance(error, PlanError) else lines_of(error)
-    say(f"restore.py: {first}", *more, to=sys.stderr)
+    if isinstance(error, BrokenPipeError):
+        end_quietly()
+    say(f"{program('restore.py')}: {first}", *more, to=sys.stderr)
     return BAD_USAGE
 
 

@@ -5,7 +5,6 @@ import hashlib
 import math
 import os
 import re
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -35,7 +34,7 @@ from restore_diff.config import ExperimentConfig, config_from_dict
 from restore_diff.data.images import write_image
 from restore_diff.data.names import CLEAN_FOLDERS, DEGRADED_FOLDERS, DataError
 from restore_diff.data.pairs import Pair, PairList
-from restore_diff.distributed import WHOLE, Share, sharing
+from restore_diff.distributed import ALONE, Processes, joined
 from restore_diff.environment import is_out_of_memory
 from restore_diff.evaluation.evaluator import Evaluator, OnImage, PairDataset, Row, Scorer, quantize
 from restore_diff.evaluation.folders import (
@@ -81,7 +80,7 @@ class Choice(NamedTuple):
     save_images: bool = False
     lpips_weights: Path | None = None
     download: bool = False
-    share: Share = WHOLE
+    processes: Processes = ALONE
 
 
 def set_folder(parent: Path, source: str) -> Path:
@@ -119,7 +118,7 @@ def evaluate(
     download: bool = False,
     description: str | None = None,
     on_image: OnImage | None = None,
-    share: Share = WHOLE,
+    processes: Processes = ALONE,
 ) -> Scores:
     """Restore and score pairs in memory; nothing is written. test.py uses this function.
 
@@ -136,7 +135,7 @@ def evaluate(
     scorer = build.scorer(names, lpips, metrics)
     images = build.images(config, pairs)
     dataset = Subset(images, range(min(limit or len(images), len(images))))
-    rows = Evaluator(restorer.restore, scorer, restorer.device).evaluate(dataset, seeds, on_image, share)
+    rows = Evaluator(restorer.restore, scorer, restorer.device).evaluate(dataset, seeds, on_image, processes)
     return scores_of(Report(pairs.name, rows, names, lpips, description))
 
 
@@ -148,10 +147,10 @@ def score_test_set(
     `description` of the restorer goes into the report. Where several processes share the pairs, all return the whole
     report and the first one writes it.
     """
-    share = choice.share
+    processes = choice.processes
     num_images = min(choice.limit or len(pairs.pairs), len(pairs.pairs))
-    total = len(share.positions(num_images)) * len(choice.seeds)
-    with tqdm(total=total, unit="image", desc=pairs.name, disable=None if share.is_first else True) as bar:
+    total = len(processes.positions(num_images)) * len(choice.seeds)
+    with tqdm(total=total, unit="image", desc=pairs.name, disable=None if processes.is_first else True) as bar:
 
         def on_image(row: Row, restored: Tensor) -> None:
             if choice.save_images:
@@ -163,7 +162,7 @@ def score_test_set(
 
         options = {name: value for name, value in choice._asdict().items() if name != "save_images"}
         report = evaluate(config, restorer, pairs, description=description, on_image=on_image, **options).report
-    if share.is_first:
+    if processes.is_first:
         again = Evaluator(restorer.restore, Scorer(()), restorer.device)
         _write(report, folder, build.images(config, pairs), again.restored)
     return report
@@ -190,7 +189,7 @@ def tell(report: Report, folder: Path) -> None:
 
 
 def validation(
-    config: ExperimentConfig, restorer: Restorer, pairs: PairList, log: RunLog | NullLog, share: Share = WHOLE
+    config: ExperimentConfig, restorer: Restorer, pairs: PairList, log: RunLog | NullLog, processes: Processes = ALONE
 ) -> Callable[[nn.Module, int], dict[str, float]]:
     """Return a function that scores the validation pairs as test.py does and logs a panel of the first four.
 
@@ -198,21 +197,21 @@ def validation(
     """
     evaluator = Evaluator(restorer.restore, Scorer(("rgb",)), restorer.device)
     dataset = build.images(config, pairs)
-    quiet = None if share.is_first else True
+    quiet = None if processes.is_first else True
 
     def validate(_: nn.Module, step: int) -> dict[str, float]:
         """Return means by metric; NaN where no pair has a score."""
         pictures: list[Tensor] = []
-        total = len(share.positions(len(dataset)))
+        total = len(processes.positions(len(dataset)))
         with tqdm(total=total, unit="image", desc="validation", leave=False, disable=quiet) as bar:
 
             def on_image(_: Row, restored: Tensor) -> None:
                 pictures.append(restored)
                 bar.update()
 
-            rows = evaluator.evaluate(dataset, on_image=on_image, share=share)
-        shown = zip(share.positions(len(dataset))[:NUM_PANEL_ROWS], pictures, strict=False)
-        if share.is_first:
+            rows = evaluator.evaluate(dataset, on_image=on_image, processes=processes)
+        shown = zip(processes.positions(len(dataset))[:NUM_PANEL_ROWS], pictures, strict=False)
+        if processes.is_first:
             log.image(step, _panel([(dataset[index], picture) for index, picture in shown]))
         summary = summarise(rows)
         means = {name: summary[f"{name}_rgb"].mean for name in VALIDATION_METRICS}
@@ -231,12 +230,12 @@ def _panel(shown: Sequence[tuple[Pair, Tensor]]) -> Tensor:
 def test(args: argparse.Namespace) -> int:
     """Run test.py with parsed arguments; return the exit code."""
     try:
-        with logging_to_console(), sharing() as share, printing(share.is_first):
+        with logging_to_console(), joined() as processes, printing(processes.is_first):
             if args.compare:
                 return _compare_files(*args.compare)
             if args.nr:
-                return _score_without_reference(args, share)
-            return _score_finished(args, share) if args.pred else _score_model(args, share)
+                return _score_without_reference(args, processes)
+            return _score_finished(args, processes) if args.pred else _score_model(args, processes)
     except USER_ERRORS as error:
         complain("test.py", error)
         return BAD_USAGE
@@ -247,7 +246,7 @@ def test(args: argparse.Namespace) -> int:
         return STOPPED
 
 
-def _score_model(args: argparse.Namespace, share: Share) -> int:
+def _score_model(args: argparse.Namespace, processes: Processes) -> int:
     """Score a checkpoint on each test set, at each number of steps."""
     load_plugins(map(str, args.plugin))
     path, config, weights = trained.load_experiment(args.ckpt)
@@ -259,11 +258,13 @@ def _score_model(args: argparse.Namespace, share: Share) -> int:
 
     weather = None if args.weather == "auto" else args.weather
     metrics = args.metrics or METRICS
-    choice = Choice(metrics, range(args.seeds), args.limit, args.save_images, args.lpips_weights, args.download, share)
+    choice = Choice(
+        metrics, range(args.seeds), args.limit, args.save_images, args.lpips_weights, args.download, processes
+    )
     nonfinite: list[str] = []
     for source, pairs in zip(sources, sets, strict=True):
         say(*(f"note    {note}" for note in pairs.notes))
-        if share.is_first:
+        if processes.is_first:
             say(*codec_line(config, pairs, args.limit, device))
         folder = set_folder(args.out or _reports_of(path), source)
         reports: dict[int, Report] = {}
@@ -275,9 +276,9 @@ def _score_model(args: argparse.Namespace, share: Share) -> int:
             reports[num_steps] = score_test_set(stepped, restorer, description, pairs, of_steps, choice)
             tell(reports[num_steps], of_steps)
             nonfinite += reports[num_steps].nonfinite
-        if swept and share.is_first:
+        if swept and processes.is_first:
             say(*sweep_table(reports).splitlines(), write_sweep(folder, reports))
-    return _conclude(nonfinite, share)
+    return _conclude(nonfinite, processes)
 
 
 def codec_line(config: ExperimentConfig, pairs: PairList, limit: int | None, device: torch.device) -> list[str]:
@@ -304,17 +305,17 @@ def codec_line(config: ExperimentConfig, pairs: PairList, limit: int | None, dev
     ]
 
 
-def _score_without_reference(args: argparse.Namespace, share: Share) -> int:
+def _score_without_reference(args: argparse.Namespace, processes: Processes) -> int:
     """Score the images of a folder by no-reference metrics."""
-    rows, metric = score_images(args.pred, args.nr, build.select_device(args.device), share, download=args.download)
+    rows, metric = score_images(args.pred, args.nr, build.select_device(args.device), processes, download=args.download)
     folder = args.out or set_folder(Path("scores"), str(args.pred))
-    if share.is_first:
+    if processes.is_first:
         write_no_reference(folder, rows, metric)
     say(*no_reference_table(rows, metric).splitlines(), f"wrote {folder}/: no_reference.csv, no_reference.json")
     return OK
 
 
-def _score_finished(args: argparse.Namespace, share: Share) -> int:
+def _score_finished(args: argparse.Namespace, processes: Processes) -> int:
     """Score the images of a folder against the clean images of another."""
     for folder in (args.pred, args.target):
         if not folder.is_dir():
@@ -324,17 +325,17 @@ def _score_finished(args: argparse.Namespace, share: Share) -> int:
     lpips = build.lpips(config, args.lpips_weights, args.download)
     scorer = build.scorer(protocols, lpips, args.metrics or METRICS)
     allowed = {"allow_jpeg": args.allow_jpeg, "may_crop": args.crop_to_min}
-    rows = score_folders(args.pred, args.target, scorer, **allowed, share=share)
+    rows = score_folders(args.pred, args.target, scorer, **allowed, processes=processes)
     report = Report(str(args.pred), rows, protocols, lpips)
     folder = args.out or set_folder(Path("scores"), str(args.pred))
-    if share.is_first:
+    if processes.is_first:
         pairs = PairList(str(args.pred), tuple(pair_folders(args.pred, args.target)), crop_to_min=args.crop_to_min)
         _write(report, folder, build.images(config, pairs), _finished)
     tell(report, folder)
-    if args.fid and share.is_first:
+    if args.fid and processes.is_first:
         pairs, device = pair_folders(args.pred, args.target), build.select_device(args.device)
         say(*score_distributions(pairs, folder, device, download=args.download))
-    return _conclude(report.nonfinite, share)
+    return _conclude(report.nonfinite, processes)
 
 
 def _finished(pair: Pair, _: int) -> Tensor:
@@ -383,7 +384,7 @@ def _reports_of(checkpoint: Path) -> Path:
     return run / "test"
 
 
-def _conclude(nonfinite: list[str], share: Share) -> int:
-    if nonfinite and share.is_first:
-        say(f"test.py: {len(nonfinite)} images gave non-finite values: {', '.join(nonfinite)}", to=sys.stderr)
+def _conclude(nonfinite: list[str], processes: Processes) -> int:
+    if nonfinite and processes.is_first:
+        complain("test.py", f"{len(nonfinite)} images gave non-finite values: {', '.join(nonfinite)}")
     return SOME_FAILED if nonfinite else OK

@@ -21,7 +21,7 @@ PROGRAM = "restore-diff shard"
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return the exit code of the help text. Raises SystemExit for --help and malformed arguments."""
-    args = _parse(hyphenated(sys.argv[1:] if argv is None else argv))
+    args = parser().parse_args(hyphenated(sys.argv[1:] if argv is None else argv))
     try:
         pairs = find_pairs(args.input, args.split, args.root)
         num_zips = write_shards(pairs, args.output, args.pairs_per_shard)
@@ -94,7 +94,8 @@ def _shape(pairs: PairList) -> list[tuple[str, bool, int]]:
     return [(p.name, p.degraded is None, first.setdefault(p.clean, at)) for at, p in enumerate(pairs.pairs)]
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
+    """The arguments, for `parse_args` and for shell completion."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Copy a data set into OUT/000000.zip, OUT/000001.zip, ... and train with data.train=OUT, in the "
@@ -109,4 +110,4 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--split", choices=get_args(Split), default="train", help="default: train")
     root_help = "folder of the cards' files (default: data)"
     parser.add_argument("--root", type=path, default=Path("data"), metavar="FOLDER", help=root_help)
-    return parser.parse_args(argv)
+    return parser

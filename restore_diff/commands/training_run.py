@@ -33,13 +33,13 @@ from restore_diff.data.loading import TrainingBatches
 from restore_diff.data.pairs import PairList, shared_clean_images
 from restore_diff.diffusion.loss import GaussianDiffusion, draw_noise
 from restore_diff.distributed import (
-    WHOLE,
+    ALONE,
     OtherProcessFailed,
     Processes,
-    Share,
     TrainingInterrupted,
+    TrainingProcesses,
     TrainingStopped,
-    sharing,
+    joined,
 )
 from restore_diff.environment import is_out_of_memory
 from restore_diff.labels import hints
@@ -69,28 +69,28 @@ def record_data(run: RunFolder, report: Callable[[str], None], batches: Training
 
 def train(config: ExperimentConfig, args: argparse.Namespace, command: list[str]) -> int:
     """Train, then score the test set, as one of the processes that torchrun started; return the exit code."""
-    share, speaks = WHOLE, True
+    at_work: Processes = ALONE
 
     def started(processes: Processes) -> None:
-        nonlocal share, speaks
-        share, speaks = Share(processes.rank, processes.num), processes.is_first
+        nonlocal at_work
+        at_work = processes
 
     try:
         options = {"fresh": args.fresh, "dry_run": args.dry_run, "notes": repeated_overrides(args.overrides)}
         run_training(config, args.device, command, **options, on_start=started)
         return OK
     except (TrainingStopped, TrainingInterrupted, OtherProcessFailed) as error:
-        if speaks:
+        if at_work.is_first:
             complain("train.py", error)
         return error.exit_code
     except USER_ERRORS as error:
-        if speaks:
+        if at_work.is_first:
             complain("train.py", error)
         return BAD_USAGE
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        complain("train.py", _out_of_memory(config, share))
+        complain("train.py", _out_of_memory(config, at_work))
         return STOPPED
 
 
@@ -108,13 +108,13 @@ def run_training(
     `dry_run`: build everything and print memory and time only. Raises UserError, TrainingStopped,
     TrainingInterrupted, OtherProcessFailed.
     """
-    with logging_to_console(), sharing() as share, printing(share.is_first):
-        at = _device(device, share)
-        _require_even_split(config, share.num_ranks)
-        processes = Processes(share.rank, share.num_ranks, at)
+    with logging_to_console(), joined() as started, printing(started.is_first):
+        at = _device(device, started)
+        _require_even_split(config, started.num)
+        processes = TrainingProcesses(started.rank, started.num, at)
         on_start(processes)
         with processes.together():
-            _train(config, fresh, dry_run, notes, command, share, processes, at)
+            _train(config, fresh, dry_run, notes, command, processes, at)
 
 
 def _train(
@@ -123,8 +123,7 @@ def _train(
     dry_run: bool,
     notes: Sequence[str],
     command: list[str],
-    share: Share,
-    processes: Processes,
+    processes: TrainingProcesses,
     device: torch.device,
 ) -> None:
     training_pairs, validation_pairs = build.training_sets(config)
@@ -148,18 +147,18 @@ def _train(
         return
 
     run = RunFolder(trained.RUNS / config.name)
-    with run if share.is_first else nullcontext():
-        if fresh and share.is_first and (previous := run.set_aside()):
+    with run if processes.is_first else nullcontext():
+        if fresh and processes.is_first and (previous := run.set_aside()):
             say(f"the earlier run of this name is kept in {previous}")
-        with RunLog(run.path) if share.is_first else nullcontext(NullLog()) as log:
+        with RunLog(run.path) if processes.is_first else nullcontext(NullLog()) as log:
             validate = None
             if validation_pairs and test_pairs:
-                validate = validation(config, restorer, validation_pairs, log, share)
+                validate = validation(config, restorer, validation_pairs, log, processes)
             elif validation_pairs:
-                validate = sampling_validation(config, model, device, validation_pairs, log, share)
+                validate = sampling_validation(config, model, device, validation_pairs, log, processes)
             _fit(config, command, optimisation, batches, run, log, validate)
         if test_pairs is not None:
-            _score(config, run.path, device, test_pairs, share)
+            _score(config, run.path, device, test_pairs, processes)
     use = "python restore.py -i your_photos -o restored" if test_pairs else "restore-diff sample -o samples.png"
     say(f"next    {use} --ckpt {run.path}")
 
@@ -170,7 +169,7 @@ def sampling_validation(
     device: torch.device,
     pairs: PairList,
     log: RunLog | NullLog,
-    share: Share = WHOLE,
+    processes: Processes = ALONE,
 ) -> Validate:
     """Return a function that logs new images, with each label in turn, and scores the noise found in held-out images.
 
@@ -193,8 +192,8 @@ def sampling_validation(
         return diffusion.loss(predictor, clean, None, t, epsilon).mean().item()
 
     def validate(_: nn.Module, step: int) -> dict[str, float]:
-        errors = share.all_rows(lambda: [error(index) for index in share.positions(len(images))])
-        if share.is_first:
+        errors = processes.all_rows(lambda: [error(index) for index in processes.positions(len(images))])
+        if processes.is_first:
             shown = loaded.sample(NUM_SAMPLES_SHOWN, label=labels)
             log.image(step, make_grid(shown, nrow=NUM_SAMPLES_SHOWN // 2, padding=2, pad_value=1.0))
         return {EPSILON_SNR: -10 * math.log10(sum(errors) / len(errors))}
@@ -234,18 +233,18 @@ def _fit(
         trainer.run()
 
 
-def _score(config: ExperimentConfig, run: Path, device: torch.device, pairs: PairList, share: Share) -> None:
+def _score(config: ExperimentConfig, run: Path, device: torch.device, pairs: PairList, processes: Processes) -> None:
     path, _, weights = trained.load_experiment(run)
     restorer, description = trained.trained_restorer(path, config, weights, device)
     say(description)
     folder = set_folder(run / "test", config.data.test)
-    tell(score_test_set(config, restorer, description, pairs, folder, Choice(share=share)), folder)
+    tell(score_test_set(config, restorer, description, pairs, folder, Choice(processes=processes)), folder)
 
 
-def _device(name: str, share: Share) -> torch.device:
+def _device(name: str, processes: Processes) -> torch.device:
     """The device of this process. Raises DeviceError."""
     device = build.select_device(name)
-    if share.num_ranks == 1:
+    if processes.num == 1:
         return device
     if device.type == "mps" or device.index is not None:
         raise build.DeviceError(f"device {device}: several processes train on cuda, a GPU each, or on cpu")
@@ -268,8 +267,8 @@ def _require_even_split(config: ExperimentConfig, num_processes: int) -> None:
         raise ConfigError([f"training.batch_size: {size} cannot be split evenly over {split}; nearest: {nearest}"])
 
 
-def _out_of_memory(config: ExperimentConfig, share: Share) -> str:
-    at_once = max(1, config.training.batch_size // config.training.num_micro_batches // share.num_ranks)
+def _out_of_memory(config: ExperimentConfig, processes: Processes) -> str:
+    at_once = max(1, config.training.batch_size // config.training.num_micro_batches // processes.num)
     crops = f"{at_once} crops of {config.data.crop_size_px} px at once"
     used = peak_memory(torch.device("cuda" if torch.cuda.is_initialized() else "cpu")) / 1e9
     advice = "lower training.batch_size or data.crop_size_px, or raise training.num_micro_batches"

@@ -1,23 +1,22 @@
 """Read and write image files: bit depth, colour, metadata; check them, and keep them decoded in memory."""
 
-import io
 import os
-import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch
-from PIL import Image
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from torch import Tensor
 from tqdm import tqdm
 
 from restore_diff.data.archive import open_file
-from restore_diff.data.decoding import MAX_PIXELS, decode, encode_png, read_size
-from restore_diff.data.names import PNG_SIGNATURE, ImageError
+from restore_diff.data.decoding import MAX_PIXELS, decode, read_size
+from restore_diff.data.encoding import DEEP_FORMATS, encode
+from restore_diff.data.formats import PNG_SIGNATURE
+from restore_diff.data.metadata import Metadata, fit
+from restore_diff.data.names import ImageError
 from restore_diff.files import printable, replace_atomically
 
 T = TypeVar("T")
@@ -32,11 +31,11 @@ WRITE_FORMATS = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
     ".bmp": "BMP",
+    ".avif": "AVIF",
+    ".heic": "HEIF",
+    ".heif": "HEIF",
 }
-PNG_COMPRESSION = 4
-"""Of 0 to 9. The default 6 takes twice the time, a quarter of a fast restoration, for 2 to 4 % smaller files."""
-EXIF_DIRECTORIES = (34665, 34853)
-"""TIFF tags of the EXIF and GPS directories."""
+NO_METADATA = Metadata()
 ROWS_AT_ONCE = 256
 LUMA = (0.299, 0.587, 0.114)  # BT.601; equal channels give that channel
 MIB = 2**20
@@ -71,16 +70,14 @@ class RasterImage:
     """8 or 16 bits per sample."""
     alpha: Tensor | None = None
     """float32 (1,H,W) in [0, 1]; the pixels are not premultiplied."""
-    exif: bytes = b""
-    """With orientation 1, because the pixels are upright."""
-    icc_profile: bytes = b""
+    metadata: Metadata = NO_METADATA
     num_frames: int = 1
     """Frames or pages of the file; the pixels are those of the first."""
 
 
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> RasterImage:
     """Read a picture, turned upright; of an animation, the first frame. ImageError if reading would lose something."""
-    samples, bit_depth, icc_profile, exif, num_frames = decode(path, max_pixels)
+    samples, bit_depth, metadata, num_frames = decode(path, max_pixels)
     levels = samples.to(torch.float32).div_(2**bit_depth - 1)
     grey = len(levels) < 3
     return RasterImage(
@@ -88,8 +85,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> RasterImage:
         grey=grey,
         bit_depth=bit_depth,
         alpha=levels[-1:].contiguous() if len(levels) in (2, 4) else None,
-        exif=exif,
-        icc_profile=icc_profile,
+        metadata=metadata,
         num_frames=num_frames,
     )
 
@@ -109,12 +105,13 @@ def read_rgb_uint8(path: Path) -> Tensor:
     return samples[:1].repeat(3, 1, 1) if len(samples) < 3 else samples[:3].contiguous()
 
 
-def write_image(path: Path, pixels: Tensor, like: RasterImage | None = None, quality: int = 95) -> None:
+def write_image(path: Path, pixels: Tensor, like: RasterImage | None = None, quality: int = 95) -> list[str]:
     """Write `pixels`, float RGB (3,H,W), clamped to [0, 1], in the format of the suffix, completely or not at all.
 
-    Grey, transparency, bit depth, EXIF and colour profile come from `like` as far as the format holds them: 16 bits in
-    PNG and TIFF, no metadata in BMP, in JPEG no alpha, which must be opaque. Levels are rounded half up, as in the
-    metrics. `quality` 1..100 is that of JPEG and WebP. ImageError for an unknown suffix, transparency in JPEG, and
+    Grey, transparency, bit depth and metadata come from `like`. Return the names of what was in its file and is not in
+    the new one, because it could not be read or the format does not hold it: more than 8 bits go into PNG, TIFF and
+    HEIC only, and a JPEG file has no alpha, which must be opaque. Levels are rounded half up, as in the metrics.
+    `quality` 1..100 is that of JPEG, WebP, AVIF and HEIC. ImageError for an unknown suffix, transparency in JPEG, and
     values that are not finite; OSError from the disk.
     """
     like = like or RasterImage(pixels)
@@ -135,16 +132,30 @@ def write_image(path: Path, pixels: Tensor, like: RasterImage | None = None, qua
             others = ".png, .webp or .tif, or leave it out (--alpha drop)"
             raise ImageError(f"{printable(path)}: JPEG holds no transparency; write {others}")
         alpha = None
-    is_deep = like.bit_depth == 16 and kind in ("PNG", "TIFF")
-    holds_grey = {"PNG": True, "JPEG": True, "TIFF": alpha is None or not is_deep, "BMP": alpha is None, "WEBP": False}
-    grey = like.grey and holds_grey[kind]
+    is_deep = like.bit_depth == 16 and kind in DEEP_FORMATS
+    grey = like.grey and _holds_grey(kind, is_deep, alpha is not None)
     samples = _quantize(pixels, alpha, grey, 65535 if is_deep else 255)
-    icc_profile = like.icc_profile if grey == like.grey else b""  # a grey profile does not fit RGB
+    metadata, lost = like.metadata, list(like.metadata.lost)
+    if grey != like.grey and metadata.icc_profile:
+        metadata = replace(metadata, icc_profile=b"")  # a grey profile does not fit RGB
+        lost.append("grey colour profile")
+    fields, left_out = fit(metadata, kind)
+    lost += left_out
+    if like.bit_depth == 16 and kind not in ("PNG", "TIFF"):
+        lost.append(f"bit depth ({10 if is_deep else 8} of 16)")
     try:
-        content = _encode(samples, kind, is_deep, quality, like.exif, icc_profile)
+        content = encode(samples, kind, quality, fields, lost)
     except Exception as error:  # encoders raise anything, for instance on a size that the format cannot hold
         raise ImageError(f"{printable(path)}: cannot be written as {kind} ({error})") from error
     replace_atomically(path, content)
+    return list(dict.fromkeys(lost))
+
+
+def _holds_grey(kind: str, is_deep: bool, has_alpha: bool) -> bool:
+    """Return whether grey samples are written as such; else as RGB."""
+    if kind in ("TIFF", "BMP", "HEIF"):
+        return not has_alpha or (kind == "TIFF" and not is_deep)
+    return kind in ("PNG", "JPEG")
 
 
 def _quantize(pixels: Tensor, alpha: Tensor | None, grey: bool, levels: int) -> Tensor:
@@ -162,62 +173,6 @@ def _quantize(pixels: Tensor, alpha: Tensor | None, grey: bool, levels: int) -> 
         values = colour if alpha is None else torch.cat([colour, alpha[:, rows].cpu().to(torch.float64)])
         samples[:, rows] = (values.clamp(0, 1) * levels + 0.5).floor().to(samples.dtype)
     return samples
-
-
-def _encode(samples: Tensor, kind: str, is_deep: bool, quality: int, exif: bytes, icc_profile: bytes) -> bytes:
-    if is_deep:
-        return (encode_png if kind == "PNG" else encode_tiff)(samples, exif, icc_profile)
-    array = samples.permute(1, 2, 0).numpy()
-    image = Image.fromarray(array[..., 0] if len(samples) == 1 else array)
-    options: dict[str, object] = {} if kind == "BMP" else {"exif": exif, "icc_profile": icc_profile or None}
-    if kind == "JPEG":
-        options |= {"quality": quality, "subsampling": 0}
-    if kind == "WEBP":
-        options |= {"quality": quality, "exact": True}
-    if kind == "PNG":
-        options |= {"compress_level": PNG_COMPRESSION}
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def encode_tiff(samples: Tensor, exif: bytes, icc_profile: bytes) -> bytes:
-    """Encode integers 0..65535 (C,H,W) as 16-bit TIFF: one strip, deflated. Tags: Adobe TIFF 6.0.
-
-    C: 1 grey, 3 RGB, 4 RGB + alpha. Pillow does not write 16 bits in colour.
-    """
-    channels, height, width = samples.shape
-    pixels = samples.permute(1, 2, 0).numpy().astype("<u2")
-    differences = pixels.copy()  # predictor 2: each sample minus that of the pixel to the left
-    differences[:, 1:] -= pixels[:, :-1]
-    strip = zlib.compress(differences.tobytes())
-    directory = ImageFileDirectory_v2()
-    block = Image.Exif()
-    block.load(exif)
-    for tag in block:
-        directory[tag] = block.get_ifd(tag) if tag in EXIF_DIRECTORIES else block[tag]
-    tags: dict[int, object] = {
-        256: width,
-        257: height,
-        258: (16,) * channels,  # bits per sample
-        259: 8,  # deflate
-        262: 1 if channels == 1 else 2,  # grey, RGB
-        273: (0,),  # start of the strip, filled in by `save`
-        277: channels,
-        278: height,  # rows per strip
-        279: (len(strip),),
-        284: 1,  # samples of a pixel are adjacent
-        317: 2,  # predictor
-    }
-    if channels == 4:
-        tags[338] = (2,)  # the fourth is alpha, not premultiplied
-    if icc_profile:
-        tags[34675] = icc_profile
-    for tag, value in tags.items():
-        directory[tag] = value
-    file = io.BytesIO()
-    directory.save(file)
-    return file.getvalue() + strip
 
 
 class Scan(NamedTuple):

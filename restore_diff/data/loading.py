@@ -5,16 +5,10 @@ import json
 import logging
 import os
 import pickle
-import shutil
-import signal
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
-from multiprocessing.queues import Queue
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
@@ -32,6 +26,7 @@ from restore_diff.data.pairs import (
     files_of,
     require_equal_sizes,
 )
+from restore_diff.data.workers import MAX_WAIT_S, begin_worker, choose_transport, describe
 from restore_diff.randomness import generator, mix
 from restore_diff.settings import DataConfig
 from restore_diff.tensors import Images
@@ -46,15 +41,8 @@ A method `kinds(seeds, weathers)`, if there is one, returns the weather that is 
 """
 BLOCK = 1000
 """Places in the order within which the weights of a mixture hold exactly, up to rounding."""
-PREFETCHED = 4
-"""Batches that each worker prepares ahead, where shared memory allows it."""
-SHARED_MEMORY = Path("/dev/shm")
-"""Where Linux keeps the shared memory through which workers pass batches on; a container has 64 MB by default."""
-MAX_WAIT_S = 600.0
-"""A batch that takes longer than this is not waited for."""
 MAX_REPLACED = 1000
 """Damaged pairs in a row after which the search for an intact one stops."""
-MIB = 2**20
 ENDLESS = 2**62
 """More micro batches than any run takes."""
 
@@ -304,39 +292,6 @@ class Samples:
         raise ImageError(f"{damaged[-1]}; so are the {MAX_REPLACED - 1} pairs before it")
 
 
-class Transport(NamedTuple):
-    """How workers pass their batches on."""
-
-    prefetched: int
-    """Batches that each worker prepares ahead."""
-    by_pipe: bool
-    """Copied through pipes, not through shared memory; slower."""
-
-
-def choose_transport(num_workers: int, batch_bytes: int, num_processes: int = 1) -> Transport:
-    """Fit the batches that wait for `num_processes` on this machine into the shared memory that is free now.
-
-    By default PREFETCHED for each worker; as few as one where memory is short, and pipes where not even that fits.
-    """
-    if not num_workers or not SHARED_MEMORY.is_dir():
-        return Transport(PREFETCHED, by_pipe=False)
-    free = shutil.disk_usage(SHARED_MEMORY).free
-    for prefetched in (PREFETCHED, PREFETCHED // 2, 1):
-        # two more: the one that is trained on, and the one that is read
-        if (num_workers * prefetched + 2) * batch_bytes * num_processes <= 0.9 * free:
-            return Transport(prefetched, by_pipe=False)
-    return Transport(1, by_pipe=True)
-
-
-def describe(transport: Transport, batch_bytes: int) -> str:
-    """One line on a transport other than the default; empty for the default."""
-    if transport == Transport(PREFETCHED, by_pipe=False):
-        return ""
-    free, each = (f"{size / MIB:.1f} MiB" for size in (shutil.disk_usage(SHARED_MEMORY).free, batch_bytes))
-    how = "are copied through pipes" if transport.by_pipe else f"are prepared {transport.prefetched} ahead per worker"
-    return f"{SHARED_MEMORY} has {free} free, batches of {each} {how}; faster with more, e.g. docker run --shm-size=8g"
-
-
 class TrainingBatches:
     """An endless sequence of batches that can be entered at any step.
 
@@ -400,7 +355,7 @@ class TrainingBatches:
             prefetch_factor=self._transport.prefetched if config.num_workers else None,
             pin_memory=torch.cuda.is_available() and not self._transport.by_pipe,
             timeout=MAX_WAIT_S if config.num_workers else 0,
-            worker_init_fn=_begin_worker,
+            worker_init_fn=begin_worker,
             generator=generator(samples.seed, "workers"),  # otherwise the global generator is used
         )
         found = iter(loader)  # starts the workers now
@@ -487,23 +442,3 @@ def _warn_at_start(pairs: PairList, croppable: PairList, damaged: Sequence[str],
         log.warning("%s: %d of %d pairs are smaller than the crop, left out", pairs.name, num_small, len(pairs.pairs))
     if damaged:
         log.warning("%s: %d damaged files: %s", pairs.name, len(damaged), first_names(damaged))
-
-
-def _begin_worker(worker: int) -> None:
-    """Leave Ctrl-C and SIGTERM to the main process, which finishes the step and stops its workers.
-
-    The thread that sends batches ends the worker when it fails: by default it prints a traceback and goes on without
-    the batch, for which the main process would wait for ever.
-    """
-    if hasattr(os, "setpgid"):
-        os.setpgid(0, 0)
-    Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
-
-
-def _end_worker(error: Exception, batch: object) -> None:
-    """End as the system ends a worker when shared memory is full, so that training reports both alike."""
-    is_full = "shared memory" in str(error) or "/torch_" in str(error)
-    if not is_full:
-        print(f"a data worker cannot send a batch: {error}", file=sys.stderr, flush=True)
-    os.kill(os.getpid(), signal.SIGBUS if is_full else signal.SIGKILL)
-    time.sleep(60)  # the main thread gets the signal

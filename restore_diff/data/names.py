@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from restore_diff.data.formats import HEAD_BYTES, recognise
 from restore_diff.errors import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-SIGNATURES = (PNG_SIGNATURE, b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"GIF87a", b"GIF89a")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
+    *(".heic", ".heif", ".avif", ".jp2", ".ppm", ".pgm", ".qoi", ".tga"),
+)
+"""Endings of images in data sets. Formats that only some installations read are left out."""
 MAX_NAMED = 10
 """Files that a message lists by name; the others are counted."""
 
@@ -25,14 +28,12 @@ class ImageError(UserError):
 
 
 def is_image(path: Path) -> bool:
-    """Return whether a regular file begins like an accepted image format; its name does not matter."""
+    """Return whether a regular file begins like a picture of an accepted format; its name does not matter."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        head = file.read(16)
-    is_webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
-    is_bmp = head[:2] == b"BM" and head[6:10] == b"\0\0\0\0"
-    return is_webp or is_bmp or head.startswith(SIGNATURES)
+        content = recognise(file.read(HEAD_BYTES))
+    return content is not None and not content.advice
 
 
 def list_images(folder: Path, recursive: bool = True) -> dict[str, Path]:
@@ -67,11 +68,14 @@ def first_names(names: Sequence[str]) -> str:
 Key = Callable[[str], str | None]
 """Name of an image without suffix -> part shared with its partner; None if the image is not in the data set."""
 
-DEGRADED_WORDS = ("degraded", "input", "in", "lq", "rain", "rainy", "raindrop", "drop", "haze", "hazy", "snow", "snowy")
-CLEAN_WORDS = ("clean", "clear", "target", "gt", "groundtruth", "hq", "norain", "nohaze", "nosnow")
+DEGRADED_WORDS = (
+    *("degraded", "input", "in", "lq", "rain", "rainy", "raindrop", "drop", "haze", "hazy", "snow", "snowy"),
+    *("blur", "blurry"),
+)
+CLEAN_WORDS = ("clean", "clear", "target", "gt", "groundtruth", "hq", "sharp", "norain", "nohaze", "nosnow")
 DEGRADED_FOLDERS = (
-    *("input", "inputs", "degraded", "lq", "low", "noisy", "data", "synthetic", "rain", "rainy", "rainy_image"),
-    *("raindrop", "drop", "hazy", "haze", "snow", "snowy"),
+    *("input", "inputs", "in", "degraded", "lq", "low", "noisy", "data", "synthetic", "rain", "rainy", "rainy_image"),
+    *("raindrop", "drop", "hazy", "haze", "snow", "snowy", "blur", "blurry"),
 )
 CLEAN_FOLDERS = (
     *("target", "targets", "clean", "clear", "gt", "groundtruth", "ground_truth", "hq", "high", "sharp"),
@@ -145,16 +149,17 @@ def side_and_name(file: str) -> tuple[Literal["degraded", "clean"] | None, str]:
     """Return the side of KEY.clean.png (last word) or clean/KEY.png (innermost folder with such a name), and KEY."""
     *folders, last = Path(file).with_suffix("").as_posix().split("/")
     stem, dot, word = last.rpartition(".")
-    if dot and (side := _side(word)):
+    if dot and (side := side_of(word)):
         return side, "/".join([*folders, stem])
     for at in reversed(range(len(folders))):
-        if side := _side(folders[at]):
+        if side := side_of(folders[at]):
             return side, "/".join([*folders[:at], *folders[at + 1 :], last])
     return None, "/".join([*folders, last])
 
 
-def _side(word: str) -> Literal["degraded", "clean"] | None:
-    word = word.lower()
+def side_of(word: str) -> Literal["degraded", "clean"] | None:
+    """Return the side that a folder's name stands for, in any case, also with _crops behind it; None: unknown."""
+    word = word.lower().removesuffix("_crops")
     return "degraded" if word in DEGRADED_FOLDERS else "clean" if word in CLEAN_FOLDERS else None
 
 

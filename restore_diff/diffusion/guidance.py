@@ -132,7 +132,8 @@ class PosteriorSampling:
     """DPS, Chung et al. (2023), eq. 16: guidance along the gradient of log p(y | clean estimate) through the network.
 
     Its variance is noise^2 + (gain * noise of x_t)^2, Song et al. (2023, pseudo-inverse guidance), eq. 7 and 8: exact
-    for Gaussian images of variance 1 and an A with equal singular values. Two network calls and a gradient a step.
+    for Gaussian images of variance 1 and an A with equal singular values. The step is at most as long as the way to an
+    image that fits y, because a network's gradient is not reliable in much noise. Two network calls and a gradient.
     """
 
     Settings = PosteriorSettings
@@ -144,13 +145,18 @@ class PosteriorSampling:
         self.scale = options.scale
 
     def __call__(self, estimate: Estimate, x_t: Images, level: Level, denoise: Denoise) -> Estimate:
+        if not self.scale:
+            return estimate
         variance = self.noise**2 + (self.operator.gain * level.noise) ** 2
 
         def score(x_t: Images, level: Level, denoise: Denoise) -> Tensor:
             residual = self.operator.residual(denoise(x_t).clean, _measured(denoise))
             return -residual.flatten(1).square().sum(1) / (2 * variance)
 
-        return ScoreGuidance(score, self.scale)(estimate, x_t, level, denoise)
+        step = ScoreGuidance(score, self.scale)(estimate, x_t, level, denoise).clean - estimate.clean
+        limit = _length(self.operator.residual(estimate.clean, _measured(denoise))) / self.operator.gain
+        share = (limit / _length(step).clamp(min=1e-12)).clamp(max=1).view(-1, *[1] * (x_t.ndim - 1))
+        return _with_clean(estimate.clean + share * step, x_t, level)
 
 
 # Bounds, and several at once.
@@ -202,6 +208,10 @@ GUIDANCE: dict[str, Callable[..., Guidance]] = {
 
 def _with_clean(clean: Images, x_t: Images, level: Level) -> Estimate:
     return Estimate(clean, implied_epsilon(clean, x_t, level.signal, level.noise))
+
+
+def _length(values: Tensor) -> Tensor:
+    return values.flatten(1).norm(dim=1)
 
 
 def _measured(denoise: Denoise) -> Images:

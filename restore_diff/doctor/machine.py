@@ -131,14 +131,14 @@ def _device(name: str) -> Check:
 
 def _shared_memory(config: ExperimentConfig) -> Check:
     """Workers pass crops through shared memory, or through pipes where it is too small."""
-    from restore_diff.data import loading
+    from restore_diff.data import workers
 
     data, training = config.data, config.training
     batch_bytes = training.batch_size // training.num_micro_batches * 2 * 3 * 4 * data.crop_size_px**2
     use = f"{data.num_workers} workers with batches of {batch_bytes / MIB:.0f} MiB"
-    if not loading.SHARED_MEMORY.is_dir():
-        return _found("memory", "note", f"this system has no {loading.SHARED_MEMORY}; {use} use its own shared memory")
-    problem = loading.describe(loading.choose_transport(data.num_workers, batch_bytes), batch_bytes)
+    if not workers.SHARED_MEMORY.is_dir():
+        return _found("memory", "note", f"this system has no {workers.SHARED_MEMORY}; {use} use its own shared memory")
+    problem = workers.describe(workers.choose_transport(data.num_workers, batch_bytes), batch_bytes)
     if not problem:
         return _found("memory", "ok", f"enough shared memory free for {use}")
     text, _, advice = problem.partition("; ")

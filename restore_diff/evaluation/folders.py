@@ -14,7 +14,7 @@ from restore_diff.data.decoding import opened, read_size
 from restore_diff.data.images import read_rgb_uint8
 from restore_diff.data.names import DataError, PairPath, first_names, list_images, match_by_habit
 from restore_diff.data.pairs import MOST_CROPPED_PX, crop_to_min, size_difference
-from restore_diff.distributed import WHOLE, Share
+from restore_diff.distributed import ALONE, Processes
 from restore_diff.environment import environment
 from restore_diff.evaluation.evaluator import Row, Scorer, flags_of
 from restore_diff.evaluation.report import half_interval, summarise, write_csv, write_json
@@ -25,7 +25,13 @@ T = TypeVar("T")
 
 
 def score_folders(
-    pred: Path, target: Path, scorer: Scorer, *, allow_jpeg: bool = False, may_crop: bool = False, share: Share = WHOLE
+    pred: Path,
+    target: Path,
+    scorer: Scorer,
+    *,
+    allow_jpeg: bool = False,
+    may_crop: bool = False,
+    processes: Processes = ALONE,
 ) -> list[Row]:
     """Score each image of `pred` against the image of the same name in `target`; one row per image.
 
@@ -37,9 +43,9 @@ def score_folders(
     _check(pairs, allow_jpeg, MOST_CROPPED_PX if may_crop else 0)
 
     def score() -> list[Row]:
-        return [_score(pair, scorer) for pair in _with_bar(pairs, pred.name, share)]
+        return [_score(pair, scorer) for pair in _with_bar(pairs, pred.name, processes)]
 
-    return share.all_rows(score)
+    return processes.all_rows(score)
 
 
 def pair_folders(pred: Path, target: Path) -> list[PairPath]:
@@ -55,10 +61,10 @@ def pair_folders(pred: Path, target: Path) -> list[PairPath]:
     return matches.pairs
 
 
-def _with_bar(items: Sequence[T], label: str, share: Share = WHOLE) -> Iterable[T]:
+def _with_bar(items: Sequence[T], label: str, processes: Processes = ALONE) -> Iterable[T]:
     """Yield the items of this process, with a progress bar in the first one."""
-    mine = [items[index] for index in share.positions(len(items))]
-    return tqdm(mine, label, unit="image", disable=None if share.is_first else True)
+    mine = [items[index] for index in processes.positions(len(items))]
+    return tqdm(mine, label, unit="image", disable=None if processes.is_first else True)
 
 
 def _score(pair: PairPath, scorer: Scorer) -> Row:
@@ -96,7 +102,7 @@ def _check(pairs: Sequence[PairPath], allow_jpeg: bool, most_cropped_px: int) ->
 
 
 def score_images(
-    folder: Path, names: Sequence[str], device: torch.device, share: Share = WHOLE, *, download: bool = False
+    folder: Path, names: Sequence[str], device: torch.device, processes: Processes = ALONE, *, download: bool = False
 ) -> tuple[list[Row], NoReference]:
     """Score each image of `folder` by no-reference metrics; return the rows and the metrics.
 
@@ -108,14 +114,14 @@ def score_images(
 
     def score() -> list[Row]:
         rows: list[Row] = []
-        for name, path in _with_bar(images, folder.name, share):
+        for name, path in _with_bar(images, folder.name, processes):
             image = read_rgb_uint8(path)
             scores = metric(image)
             flags = ("small",) * any(map(math.isnan, scores.values()))
             rows.append(Row(name, image.shape[-1], image.shape[-2], 0, scores, 0.0, flags))
         return rows
 
-    return share.all_rows(score), metric
+    return processes.all_rows(score), metric
 
 
 def write_no_reference(folder: Path, rows: Sequence[Row], metric: NoReference) -> None:

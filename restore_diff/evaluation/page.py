@@ -88,7 +88,7 @@ def write_sweep(folder: Path, sweep: Sweep) -> str:
 
 def _write(folder: Path, **content: Any) -> None:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_readable)
-    template = environment.from_string((resources.files(__package__) / PAGE).read_text("utf-8"))
+    template = environment.from_string((resources.files("restore_diff.evaluation") / PAGE).read_text("utf-8"))
     replace_atomically(folder / PAGE, template.render(content, scale=ERROR_SCALE).encode())
 
 

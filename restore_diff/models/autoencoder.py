@@ -1,5 +1,6 @@
 """Autoencoders for latent diffusion (Rombach et al., CVPR 2022): a small one that train.py trains, and diffusers'."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -39,18 +40,14 @@ class Autoencoder(nn.Module):
         self.config = config
         self.downscale = options.downscale
         widths = [options.channels * 2**level for level in range(options.downscale.bit_length() - 1)]
-        inputs = [config.image_channels, *widths[:-1]]
-        self.conv_in = nn.ModuleList(
-            nn.Conv2d(4 * before, width, 3, padding=1) for before, width in zip(inputs, widths, strict=True)
-        )
+        self.conv_in = nn.Conv2d(4 * config.image_channels, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(Residual(width) for width in widths)
+        self.downs = nn.ModuleList(nn.Conv2d(4 * fine, coarse, 3, padding=1) for fine, coarse in pairwise(widths))
         self.to_latents = nn.Conv2d(widths[-1], options.latent_channels, 3, padding=1)
         self.from_latents = nn.Conv2d(options.latent_channels, widths[-1], 3, padding=1)
-        self.decoder = nn.ModuleList(Residual(width) for width in reversed(widths))
-        self.conv_out = nn.ModuleList(
-            nn.Conv2d(width, 4 * before, 3, padding=1)
-            for before, width in zip(reversed(inputs), reversed(widths), strict=True)
-        )
+        self.decoder = nn.ModuleList(Residual(width) for width in widths)
+        self.ups = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 3, padding=1) for fine, coarse in pairwise(widths))
+        self.conv_out = nn.Conv2d(widths[0], 4 * config.image_channels, 3, padding=1)
 
     @property
     def size_multiple(self) -> int:
@@ -59,16 +56,17 @@ class Autoencoder(nn.Module):
 
     def encode(self, images: Images) -> Images:
         """(B,3,H,W) in [-1, 1] -> (B,latent_channels,H/downscale,W/downscale), within [-1, 1]."""
-        for conv, block in zip(self.conv_in, self.encoder, strict=True):
-            images = block(conv(F.pixel_unshuffle(images, 2)))
-        return self.to_latents(F.silu(images)).tanh()
+        features = self.encoder[0](self.conv_in(F.pixel_unshuffle(images, 2)))
+        for down, block in zip(self.downs, self.encoder[1:], strict=True):
+            features = block(down(F.pixel_unshuffle(features, 2)))
+        return self.to_latents(F.silu(features)).tanh()
 
     def decode(self, latents: Images) -> Images:
         """Latents -> (B,3,H,W), about [-1, 1]."""
-        features = self.from_latents(latents)
-        for conv, block in zip(self.conv_out, self.decoder, strict=True):
-            features = F.pixel_shuffle(conv(block(features)), 2)
-        return features
+        features = self.decoder[-1](self.from_latents(latents))
+        for up, block in reversed(list(zip(self.ups, self.decoder[:-1], strict=True))):
+            features = block(F.pixel_shuffle(up(features), 2))
+        return F.pixel_shuffle(self.conv_out(features), 2)
 
     def forward(self, x_t: Images, t: Timesteps, degraded: Images | None) -> Images:
         """The reconstruction, in x_t's shape. ValueError for wrong shapes and sizes, as the U-Net's."""

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from restore_diff.data.images import RasterImage, read_image, write_image
+from restore_diff.data.metadata import STRIPPED
 from restore_diff.files import printable
 from restore_diff.restoration.sources import Job
 from restore_diff.tensors import Images
@@ -43,7 +44,7 @@ class Writing:
     keep_grey: bool = True
     """Write grey images as grey; False: in colour, for the task that colorizes them."""
     keep_metadata: bool = True
-    """EXIF: camera, place, time. The colour profile is always kept, as it defines the colours."""
+    """EXIF, XMP, IPTC, comments. Colour profile and resolution are always kept."""
 
 
 class Outcome(NamedTuple):
@@ -125,18 +126,20 @@ def _write(job: Job, restored: Restored | str, writing: Writing) -> Outcome:
     if not writing.keep_alpha:
         like = replace(like, alpha=None)
     if not writing.keep_metadata:
-        like = replace(like, exif=b"")
+        like = replace(like, metadata=replace(like.metadata, **STRIPPED))
     try:
         if job.comparison is not None:  # before the output, so that a finished image has all its files
             write_image(job.comparison, torch.cat([like.pixels, restored.pixels], dim=2), like=None)
         if job.uncertainty is not None and restored.spread is not None:
             grey = (restored.spread.mean(dim=0, keepdim=True) / WHITE_UNCERTAINTY).clamp(0, 1)
             write_image(job.uncertainty, grey.expand_as(restored.spread), like=None)
-        write_image(job.output, restored.pixels, like=like, quality=writing.quality)
+        lost = write_image(job.output, restored.pixels, like=like, quality=writing.quality)
     except FAULTS as error:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         return Outcome(job, f"cannot write {job.output}: {_reason(job, error)}", disk_full=full)
-    return Outcome(job, note=f"the first of {like.num_frames} frames" if like.num_frames > 1 else "")
+    notes = [f"the first of {like.num_frames} frames"] if like.num_frames > 1 else []
+    notes += [f"not kept: {', '.join(lost)}"] if lost else []
+    return Outcome(job, note="; ".join(notes))
 
 
 def _enlarged(image: RasterImage, restored: Tensor) -> RasterImage:

@@ -14,13 +14,11 @@ from hashlib import blake2b
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
+from restore_diff.data.formats import IMAGE_ENDINGS, RAW_ENDINGS, why_ignored
 from restore_diff.errors import UserError
 
-IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
-"""Files with these endings are images; one that cannot be read is a failure and not ignored."""
-
-WRITTEN_ENDINGS = IMAGE_ENDINGS - {".jpe", ".jfif", ".gif"}
-"""Endings kept by outputs; any other input becomes a PNG."""
+WRITTEN_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".avif", ".heic", ".heif"})
+"""Endings kept by outputs; camera RAW becomes a TIFF, any other input a PNG."""
 
 COMPARISONS = "comparisons"
 """Folder below the output folder that mirrors it with pictures degraded | restored."""
@@ -44,17 +42,22 @@ class Source(NamedTuple):
 
 @dataclass
 class Sources:
-    """`images` in order; numbers of `ignored` files by kind; `unreadable` files and folders with the reason."""
+    """`images` in order; numbers of `ignored` files by kind; `unreadable` files and folders with the reason.
+
+    `unsupported` are photographs of a format that is not read here, with what to do.
+    """
 
     images: list[Source] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
     unreadable: list[tuple[Path, str]] = field(default_factory=list)
+    unsupported: list[tuple[Path, str]] = field(default_factory=list)
 
     def add(self, found: "Sources", below: PurePath) -> None:
         """Add the images of a folder, mirrored at `below`."""
         self.images += [Source(path, below / name) for path, name in found.images]
         self.ignored.update(found.ignored)
         self.unreadable += found.unreadable
+        self.unsupported += found.unsupported
 
 
 def scan_folder(root: Path, excluded: Path, is_image: IsImage, recursive: bool) -> Sources:
@@ -78,10 +81,13 @@ def scan_folder(root: Path, excluded: Path, is_image: IsImage, recursive: bool) 
         for path in (folder / child for child in sorted(files)):
             try:
                 kind = _kind_of_ignored_file(path, is_image)
+                reason = "" if kind in ("hidden", "broken link", "special file") else why_ignored(path)
             except OSError as error:
                 note_unreadable(error)
                 continue
-            if kind:
+            if reason:
+                found.unsupported.append((path, reason))
+            elif kind:
                 found.ignored[kind] += 1
             else:
                 found.images.append(Source(path, path.relative_to(root)))
@@ -170,8 +176,11 @@ def _add_matches(sources: Sources, pattern: str, output: Path, is_image: IsImage
     if folder.is_dir():
         scanned = _scan(output, is_image, len(wanted) > 1 or "**" in wanted, folder)
         matching = [source for source in scanned.images if _matches(source.name.parts, wanted)]
-        found = Sources(matching, unreadable=scanned.unreadable)
-    if not found.images:
+        unsupported = [
+            (path, reason) for path, reason in scanned.unsupported if _matches(path.relative_to(folder).parts, wanted)
+        ]
+        found = Sources(matching, unreadable=scanned.unreadable, unsupported=unsupported)
+    if not found.images and not found.unsupported:
         raise PlanError(f"no image matches {pattern}")
     sources.add(found, PurePath())
 
@@ -260,7 +269,8 @@ class Naming:
         stem = source.removesuffix(ending)
         if self.extension != "auto":
             return f"{stem}{self.suffix}.{self.extension}"
-        return stem + self.suffix + (ending if ending.lower() in WRITTEN_ENDINGS else ".png")
+        other = ".tif" if ending.lower() in RAW_ENDINGS else ".png"
+        return stem + self.suffix + (ending if ending.lower() in WRITTEN_ENDINGS else other)
 
 
 def plan_jobs(

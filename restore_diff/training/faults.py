@@ -18,7 +18,7 @@ from typing import NamedTuple, Self
 import torch
 
 from restore_diff.checkpoint import newest_kept
-from restore_diff.distributed import ALONE, Processes, TrainingStopped
+from restore_diff.distributed import ALONE, TrainingProcesses, TrainingStopped
 from restore_diff.training.optimisation import MAX_OVERFLOWS_IN_A_ROW, NonFinite, Optimisation, TrainingBatch
 from restore_diff.training.run import RunFolder
 
@@ -37,7 +37,7 @@ class Interruption:
     or when the first process has left, and it ends those that have not stopped after 30 s.
     """
 
-    def __init__(self, processes: Processes = ALONE) -> None:
+    def __init__(self, processes: TrainingProcesses = ALONE) -> None:
         self.signal: signal.Signals | None = None
         self._processes = processes
 

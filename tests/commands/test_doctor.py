@@ -259,7 +259,7 @@ def test_the_machine_is_checked_without_a_data_set(here, capsys, monkeypatch):
     monkeypatch.setattr(machine, "IMPORT_PAIR", "pass")
     code, checks = diagnose(capsys, "--device", "cpu")
     assert code == 0 and checks["device"]["status"] == "note" and checks["run folder"]["status"] == "ok"
-    assert checks["LPIPS"]["status"] == "warn" and str(here / "torch") in checks["LPIPS"]["advice"]
+    assert checks["LPIPS"]["status"] == "warn" and "restore-diff test --download" in checks["LPIPS"]["advice"]
     assert not list(here.glob(".*"))
 
 

@@ -55,7 +55,7 @@ def test_a_run_becomes_one_file_of_averaged_weights_with_equal_scores(tmp_path, 
     enter(tmp_path, monkeypatch)
     assert run_train("data.num_validation=0") == 0
     assert export.main(["safetensors", "-o", "out/derain.safetensors"]) == 0
-    assert "python restore.py -i your_photos -o restored --ckpt out/derain.safetensors" in capsys.readouterr().out
+    assert "restore-diff restore -i your_photos -o restored --ckpt out/derain.safetensors" in capsys.readouterr().out
     averaged = load_file(sorted(Path("runs/derain/checkpoints").glob("[0-9]*"))[-1] / "ema.safetensors")
     written = load_file("out/derain.safetensors")
     assert written.keys() == averaged.keys()
@@ -116,7 +116,7 @@ def test_a_network_unsupported_by_diffusers_is_refused(changes, named, capsys):
 def test_a_folder_of_diffusers_becomes_the_weights_it_came_from(weights, capsys):
     assert run("diffusers", "net") == 0
     assert export.import_main(["diffusers", "net", "-o", "new/back.safetensors"]) == 0
-    assert "next    python restore.py -i your_photos -o restored --ckpt new/back.safetensors" in capsys.readouterr().out
+    assert "next    restore-diff restore -i your_photos -o restored --ckpt new/back" in capsys.readouterr().out
     before, back = load_weights(weights), load_weights(Path("new/back.safetensors"))
     assert before[1:] == back[1:]
     assert before.tensors.keys() == back.tensors.keys()

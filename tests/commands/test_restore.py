@@ -10,12 +10,14 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 import torch
 from PIL import Image, ImageCms
 
 from restore_diff import trained
 from restore_diff.commands import restore
+from restore_diff.data import formats
 from restore_diff.data.images import read_image, write_image
 from restore_diff.restoration import folder
 
@@ -219,6 +221,12 @@ def test_a_single_file_gets_the_same_name_and_seed_as_in_its_folder(photos, netw
     assert network.seeds == [7] * 3
 
 
+def test_short_names_of_other_programs_mean_options_of_this_one():
+    peers = restore.parse(["-i", "a", "-o", "b", "-n", "shipped", "-s", "4", "-t", "0", "--half"])
+    assert peers == restore.parse(["-i", "a", "-o", "b", "--name", "shipped", "--steps", "4", "--tile", "0", "--fp16"])
+    assert (str(peers.ckpt), peers.steps, peers.tile, peers.dtype) == ("shipped", 4, 0, "float16")
+
+
 def test_a_name_with_a_leading_dash_can_be_given():
     save("-a.png")
     assert restore.main(["--input=-a.png", "--output=-o.png"]) == 0
@@ -300,11 +308,11 @@ def test_quiet_prints_failures_only(photos, capsys):
 
 
 def test_no_image_is_bad_usage_that_lists_ignored_files(photos, capsys):
-    (photos / "IMG_1.heic").write_text("unsupported format")
+    (photos / "notes.docx").write_text("no photograph")
     assert run() == 2
     printed = capsys.readouterr().err
     assert "no image in" in printed
-    assert "1 .heic" in printed
+    assert "1 .docx" in printed
 
 
 def test_two_inputs_with_one_output_are_bad_usage_before_any_work(photos, capsys):
@@ -488,3 +496,48 @@ def test_decoders_print_no_warnings_about_odd_files(photos, recwarn):
     with Image.open(photos / "a.jpg") as image:
         image.getexif()
     assert "Skipping tag" in str(recwarn.pop(UserWarning).message)
+
+
+@pytest.mark.parametrize("ending", ["heic", "avif"])
+def test_photographs_of_phones_are_restored_in_their_format(photos, ending):
+    save_flat = {"heic": lambda image, path: pillow_heif.from_pillow(image).save(path), "avif": Image.Image.save}[
+        ending
+    ]
+    save_flat(Image.new("RGB", (64, 48), (200, 100, 40)), photos / f"IMG_1.{ending.upper()}")
+    assert run() == 0
+    assert files() == [f"IMG_1.{ending.upper()}"]
+    restored = read_image(OUT / files()[0]).pixels * 255
+    assert (restored.mean(dim=(1, 2)) - torch.tensor([55.0, 155.0, 215.0])).abs().max() < 4
+    assert run("--ext", "heic" if ending == "avif" else "avif", "--overwrite") == 0 and len(files()) == 2
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_photographs_that_cannot_be_read_are_counted_with_what_to_install(photos, capsys, monkeypatch, others):
+    monkeypatch.setattr(formats, "find_spec", lambda name: None)
+    for number in range(3):
+        (photos / f"IMG_{number}.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    (photos / "a.dng").write_bytes(b"II*\0\x08\0\0\0")
+    (photos / "note.txt").touch()
+    if others:
+        save(photos / "z.png")
+    assert run("--json", "report.json") == 3
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == [
+        "failed:",
+        "  3 .heic ignored: HEIC needs another package: pip install pillow-heif",
+        "  1 .dng ignored: camera RAW needs another package: pip install 'restore_diff[raw]'",
+    ]
+    assert f"restored {others}, skipped 0, failed 4" in printed.out
+    found = report(Path("report.json").read_text())
+    assert found["counts"]["failed"] == 4 and found["ignored"] == {".txt": 1}
+    assert run("-q", source="photos/*.HEIC") == 3
+    assert "3 .heic ignored" in capsys.readouterr().err
+
+
+def test_notes_name_what_is_not_kept_and_are_counted_for_many_files(photos, capsys):
+    save(*(photos / f"{k}.jpg" for k in range(2)), comment="a note")
+    assert run("--ext", "webp") == 0
+    assert "restored in part:\n  photos/0.jpg: not kept: comment\n" in capsys.readouterr().out
+    save(*(photos / f"{k}.jpg" for k in range(20)), comment="a note")
+    assert run("--ext", "webp", "--overwrite") == 0
+    assert "restored in part:\n  20 .jpg: not kept: comment\n" in capsys.readouterr().out

@@ -100,6 +100,11 @@ def test_without_torch_fidelity_the_other_metrics_are_computed(here, capsys, mon
     assert "pip install restore_diff[fid]" in found["reason"]
 
 
+def test_short_names_of_other_programs_mean_options_of_this_one():
+    peers = test._parse(["-n", "shipped", "-s", "4", "-t", "0", "--half"])
+    assert (str(peers.ckpt), peers.steps, peers.tile, peers.dtype) == ("shipped", 4, 0, "float16")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -116,8 +116,8 @@ def test_a_disk_that_fills_stops_with_4_and_the_older_checkpoint_goes_on(here):
 IMPATIENT = """
 import sys
 from restore_diff.commands.train import main
-from restore_diff.data import loading
-loading.choose_transport = lambda *sizes: loading.Transport(4, by_pipe=False)
+from restore_diff.data import loading, workers
+loading.choose_transport = lambda *sizes: workers.Transport(4, by_pipe=False)
 sys.exit(main())
 """
 """train.py that does not look how much shared memory is free, as when others fill it later."""

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from reading import half, joined, same, take
 
-from restore_diff.data import loading
-from restore_diff.data.loading import PairedImageDataset, TrainingBatches, Transport, choose_transport
+from restore_diff.data import loading, workers
+from restore_diff.data.loading import PairedImageDataset, TrainingBatches
 from restore_diff.data.names import DataError
 from restore_diff.data.pairs import PairList, find_pairs
+from restore_diff.data.workers import Transport, choose_transport
 from restore_diff.settings import RainConfig
 from restore_diff.weather.rain import render_rain
 from restore_diff.weather.renderer import Rendering, WeatherRenderer
@@ -195,12 +196,12 @@ def test_workers_leave_the_process_group_and_end_with_the_iterator(photographs, 
     [(1000, Transport(4, False)), (64, Transport(2, False)), (40, Transport(1, False)), (5, Transport(1, True))],
 )
 def test_the_batches_that_wait_fit_into_the_free_shared_memory(tmp_path, monkeypatch, free_mib, expected):
-    monkeypatch.setattr(loading, "SHARED_MEMORY", tmp_path)
-    monkeypatch.setattr(loading.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free_mib * 2**20))
+    monkeypatch.setattr(workers, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(workers.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free_mib * 2**20))
     found = choose_transport(num_workers=4, batch_bytes=5 * 2**20)
     assert found == expected
     assert (4 * found.prefetched + 2) * 5 <= 0.9 * free_mib or found.by_pipe
-    assert ("pipes" in loading.describe(found, 5 * 2**20)) == found.by_pipe
+    assert ("pipes" in workers.describe(found, 5 * 2**20)) == found.by_pipe
     assert choose_transport(4, 5 * 2**20, num_processes=100).by_pipe == (free_mib < 10_000)
     assert choose_transport(0, 5 * 2**20) == Transport(4, False)
 

@@ -13,7 +13,7 @@ from restore_diff.diffusion.samplers import DDIMSampler
 from restore_diff.diffusion.schedule import NoiseSchedule
 from restore_diff.interop.diffusers import DiffusersError, read_diffusers, save_diffusers, unet2d_config
 from restore_diff.models.unet import UNet
-from restore_diff.settings import NetworkConfig, SamplerConfig
+from restore_diff.settings import NetworkConfig, SamplerConfig, ScheduleConfig
 from restore_diff.trained import load_experiment
 
 TINY = {"base_channels": 16, "channel_multipliers": [1, 2, 2], "num_blocks": 1, "num_groups": 8, "head_channels": 8}
@@ -138,6 +138,31 @@ def test_names_of_old_attention_layers_are_read(tmp_path):
         tensors[name] = tensor
     save_file(tensors, tmp_path / "diffusion_pytorch_model.safetensors")
     assert read_diffusers(tmp_path).tensors.keys() == weights.tensors.keys()
+
+
+def test_the_settings_of_a_published_ddpm_are_read(tmp_path):
+    """google/ddpm-cat-256, saved by diffusers 0.0.4, which had fewer settings. Its weights are not at hand here."""
+    down, up = ["DownBlock2D"] * 6, ["UpBlock2D"] * 6
+    down[4], up[1] = "AttnDownBlock2D", "AttnUpBlock2D"
+    theirs = {"_class_name": "UNet2DModel", "_diffusers_version": "0.0.4", "act_fn": "silu", "attention_head_dim": None}
+    theirs |= {"block_out_channels": [128, 128, 256, 256, 512, 512], "center_input_sample": False}
+    theirs |= {"down_block_types": down, "downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1}
+    theirs |= {"in_channels": 3, "layers_per_block": 2, "mid_block_scale_factor": 1, "norm_eps": 1e-6}
+    theirs |= {"norm_num_groups": 32, "out_channels": 3, "sample_size": 256, "time_embedding_type": "positional"}
+    scheduler = {"_class_name": "DDPMScheduler", "beta_end": 0.02, "beta_schedule": "linear", "beta_start": 0.0001}
+    scheduler |= {
+        "clip_sample": True,
+        "num_train_timesteps": 1000,
+        "trained_betas": None,
+        "variance_type": "fixed_small",
+    }
+    (tmp_path / "config.json").write_text(json.dumps(theirs | {"up_block_types": up}))
+    (tmp_path / "scheduler_config.json").write_text(json.dumps(scheduler))
+    save_file({}, tmp_path / "diffusion_pytorch_model.safetensors")
+    config = read_diffusers(tmp_path).config
+    model = {"base_channels": 128, "channel_multipliers": (1, 1, 2, 2, 4, 4), "attention_levels": (4,), "num_blocks": 2}
+    assert config.model == NetworkConfig(**model, head_channels=0, condition_channels=0)
+    assert (config.schedule, config.diffusion.prediction) == (ScheduleConfig(), "epsilon")
 
 
 @pytest.mark.parametrize(

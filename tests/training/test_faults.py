@@ -201,11 +201,11 @@ WITHOUT_DISTRIBUTED = """
 import torch.distributed
 for name in [name for name in dir(torch.distributed) if not name.startswith("_") and name != "is_available"]:
     delattr(torch.distributed, name)
-from restore_diff.distributed import sharing
+from restore_diff.distributed import joined
 from restore_diff.distributed import ALONE
-with sharing() as share, ALONE.together():
+with joined() as share, ALONE.together():
     ALONE.wait()
-    print(share.num_ranks, ALONE.gather("x"), ALONE.agreed_signal(None))
+    print(share.num, ALONE.gather("x"), ALONE.agreed_signal(None))
 """
 
 
