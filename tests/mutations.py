@@ -100,9 +100,9 @@ MISTAKES: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
             "level.signal * degraded.to(x_t.dtype) + level.noise * x_t",
             "degraded.to(x_t.dtype) + level.noise * x_t",
         ),
-        "Heun without the first slope": ("slope * (epsilon + later) / 2", "slope * later"),
-        "multistep of even steps": ("(2 * _ratio(before[0], level, following))", "2"),
-        "UniPC without corrector": ("x_t = _corrected(left, past, level, clean)", "pass"),
+        "Heun without the first slope": ("slope * (found.epsilon + later) / 2", "slope * later"),
+        "multistep of even steps": ("(2 * _ratio(before, level, following))", "2"),
+        "UniPC without corrector": ("x_t = _corrected(left[0], past, level, found.clean)", "pass"),
     },
     ("metrics/fidelity.py", "metrics/test_fidelity"): {
         "luma truncated": ("return (values + 0.5).floor()", "return values.floor()"),
