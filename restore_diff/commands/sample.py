@@ -29,7 +29,7 @@ LAST_FRAME_MS = 2000
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return the exit code of the help text. Raises SystemExit for --help and malformed arguments."""
-    args = _parse(hyphenated(sys.argv[1:] if argv is None else argv))
+    args = parser().parse_args(hyphenated(sys.argv[1:] if argv is None else argv))
     try:
         return _sample(args)
     except (*USER_ERRORS, ValueError) as error:
@@ -91,7 +91,8 @@ def _grid(images: Any) -> Any:
     return make_grid(images.clamp(0, 1).cpu(), nrow=round(len(images) ** 0.5), padding=2, pad_value=1.0)
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
+    """The arguments, for `parse_args` and for shell completion."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Draw new images from an unconditional network, e.g. one of configs/digits.yaml.",
@@ -112,4 +113,4 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--eta", type=float, help="ddim: 0 deterministic, 1 ancestral DDPM (default: as in the config)")
     parser.add_argument("--device", type=device, default="auto", metavar="auto|cpu|cuda[:N]|mps")
     parser.add_argument("--plugin", type=path, action="append", default=[], metavar="FILE.py", help=PLUGIN)
-    return parser.parse_args(argv)
+    return parser
