@@ -56,6 +56,7 @@ def test_the_wheel_holds_configs_cards_weights_and_the_command(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     for name in (
         "configs/derain.yaml",
+        "configs/digits.py",
         "configs/sizes/tiny.yaml",
         "datasets/rain100l.yaml",
         "py.typed",
