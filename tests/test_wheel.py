@@ -60,6 +60,7 @@ def test_the_wheel_holds_configs_cards_weights_and_the_command(wheel):
         "configs/sizes/tiny.yaml",
         "datasets/rain100l.yaml",
         "py.typed",
+        "evaluation/report.html",
     ):
         assert f"restore_diff/{name}" in names
     assert "restore_diff/weights/all_weather.safetensors" in names
