@@ -228,15 +228,7 @@ def restorer(
             hint = hints([None if weather == "unknown" else weather], labels)
         predictor = partial(model, weather=hint.to(device))
     elif config.model.recognise:
-        last_t = config.schedule.num_timesteps - 1
-        recognition = Recognition(
-            model.recognise,
-            lambda hint: partial(model, weather=hint),
-            last_t,
-            model.size_multiple,
-            device,
-            bfloat16=precision == "bfloat16",
-        )
+        recognition = _recognition(config, model, device, precision)
     guidance = _guidance(config)
     if guidance is not None and not config.model.condition_channels:
         predictor = partial(_without_degraded, predictor)
@@ -259,6 +251,17 @@ def restorer(
         codec=codec(config),
         guidance=guidance,
         prepare=preparation(guidance.task) if isinstance(guidance, Projection | PosteriorSampling) else None,
+    )
+
+
+def _recognition(config: ExperimentConfig, model: Network, device: torch.device, precision: str) -> Recognition:
+    return Recognition(
+        model.recognise,
+        lambda hint: partial(model, weather=hint),
+        config.schedule.num_timesteps - 1,
+        model.size_multiple,
+        device,
+        bfloat16=precision == "bfloat16",
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 
 import restore_diff as rd
 from restore_diff.checkpoint import Checkpoint, Progress, save_checkpoint
@@ -184,6 +185,8 @@ def test_a_card_of_the_user_s_own_is_uploaded(hub, run, tmp_path):
     (tmp_path / "card.md").write_text("# Mine")
     run.push_to_hub("someone/small", card=tmp_path / "card.md")
     assert (hub / "someone/small/README.md").read_text() == "# Mine"
+    with safe_open(hub / "someone/small/model.safetensors", "pt") as file:
+        assert file.metadata()["model_card"] == "# Mine"
 
 
 def test_an_upload_that_fails_is_one_sentence(hub, run, monkeypatch):

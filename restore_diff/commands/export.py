@@ -79,13 +79,13 @@ def import_main(argv: list[str]) -> int:
         complain(IMPORT, error)
         return BAD_USAGE
     millions = sum(tensor.numel() for tensor in tensors.values()) / 1e6
-    tile, model = config.tiling.tile_size_px, config.model
+    tile = config.tiling.tile_size_px
     sizes = f"for tiles of {tile} px" if tile else "for whole images"
     say(f"{args.output}: {millions:.1f} M parameters, {sizes}, step {step}")
-    if model.condition_channels:
+    if config.model.condition_channels:
         say(f"next    restore-diff restore -i your_photos -o restored --ckpt {args.output}")
     else:
-        say(f'next    rd.sample(rd.load("{args.output}").network, shape=(1, {model.image_channels}, ...)) in Python')
+        say(f"next    restore-diff sample --ckpt {args.output} -o samples.png")
     return OK
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from restore_diff.commands.console import (
     BAD_USAGE,
     CHECKPOINT,
+    INTERRUPTED,
     OK,
     PLUGIN,
     SAMPLERS,
@@ -28,12 +29,15 @@ LAST_FRAME_MS = 2000
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return the exit code of the help text. Raises SystemExit for --help and malformed arguments."""
-    args = _parse(hyphenated(sys.argv[1:] if argv is None else argv))
+    args = parser().parse_args(hyphenated(sys.argv[1:] if argv is None else argv))
     try:
         return _sample(args)
     except (*USER_ERRORS, ValueError) as error:
         complain(PROGRAM, error)
         return BAD_USAGE
+    except KeyboardInterrupt:
+        complain(PROGRAM, "interrupted")
+        return INTERRUPTED
 
 
 def _sample(args: argparse.Namespace) -> int:
@@ -53,7 +57,8 @@ def _sample(args: argparse.Namespace) -> int:
     overrides = [f"{name}={value}" for name, value in settings.items() if value is not None]
     loaded = api.load(source, device=args.device, overrides=overrides)
     states: list[Any] = []
-    images = loaded.sample(args.num, args.size, args.label, args.seed, lambda step, x_t, estimate: states.append(x_t))
+    keep = (lambda step, x_t, estimate: states.append(x_t)) if args.gif else None
+    images = loaded.sample(args.num, args.size, args.label, args.seed, callback=keep)
     write_image(args.output, _grid(images))
     sampler = loaded.config.sampler
     say(f"{args.output}: {len(images)} images of {images.shape[-1]} px, {sampler.name} {sampler.num_steps} steps")
@@ -86,11 +91,12 @@ def _grid(images: Any) -> Any:
     return make_grid(images.clamp(0, 1).cpu(), nrow=round(len(images) ** 0.5), padding=2, pad_value=1.0)
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
+    """The arguments, for `parse_args` and for shell completion."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Draw new images from an unconditional network, e.g. one of configs/digits.yaml.",
-        epilog="exit codes: 0 done, 2 bad usage, weights or files",
+        epilog="exit codes: 0 done, 2 bad usage, weights or files, 130 interrupted",
         allow_abbrev=False,
     )
     parser.add_argument("--ckpt", type=path, metavar="PATH", help=CHECKPOINT)
@@ -107,4 +113,4 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--eta", type=float, help="ddim: 0 deterministic, 1 ancestral DDPM (default: as in the config)")
     parser.add_argument("--device", type=device, default="auto", metavar="auto|cpu|cuda[:N]|mps")
     parser.add_argument("--plugin", type=path, action="append", default=[], metavar="FILE.py", help=PLUGIN)
-    return parser.parse_args(argv)
+    return parser

@@ -122,7 +122,7 @@ def _write(job: Job, restored: Restored | str, writing: Writing) -> Outcome:
         return Outcome(job, restored)
     like = _enlarged(restored.image, restored.pixels)
     if like.grey and not writing.keep_grey:
-        like = replace(like, grey=False, icc_profile=b"")
+        like = replace(like, grey=False, metadata=replace(like.metadata, icc_profile=b""))
     if not writing.keep_alpha:
         like = replace(like, alpha=None)
     if not writing.keep_metadata:

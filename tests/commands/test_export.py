@@ -129,7 +129,7 @@ def test_an_unconditional_network_moves_to_a_pipeline_and_back(capsys):
     assert "its sample is x_t\nand diffusers.DDIMPipeline" in capsys.readouterr().out
     assert Path("net/model_index.json").exists()
     assert export.import_main(["diffusers", "net", "-o", "back.safetensors"]) == 0
-    assert 'rd.sample(rd.load("back.safetensors").network, shape=(1, 3, ...))' in capsys.readouterr().out
+    assert "next    restore-diff sample --ckpt back.safetensors -o samples.png" in capsys.readouterr().out
 
 
 def test_weights_that_do_not_fit_the_folder_s_config_are_refused(weights, capsys):

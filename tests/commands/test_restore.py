@@ -252,7 +252,16 @@ def test_a_name_with_a_leading_dash_can_be_given():
 def test_only_given_options_override_the_checkpoint(photos, network, arguments, checkpoint, expected):
     save(photos / "a.png")
     assert run(*arguments) == 0
-    names = ("num_steps", "sampler", "tile_size_px", "tile_overlap_px", "quality", "num_samples", "weather")
+    names = (
+        "num_steps",
+        "sampler",
+        "tile_size_px",
+        "tile_overlap_px",
+        "quality",
+        "num_samples",
+        "weather",
+        "zero_shot",
+    )
     unchanged = {**dict.fromkeys(names), "device": "auto", "precision": "auto"}
     assert network.loaded == [(checkpoint, unchanged | expected)]
     inspect.signature(BUILDER).bind(checkpoint, **network.loaded[0][1])
