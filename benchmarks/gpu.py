@@ -130,7 +130,7 @@ def measured(part: Part, args: argparse.Namespace, result: dict[str, Any]) -> It
 
 def tests(args: argparse.Namespace, result: dict[str, Any]) -> Case:
     files = ["tests/test_gpu.py"] if args.tiny else ["tests"]
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-n", "0", "-q", *files]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-n", "0", *files]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     counts = {word: int(num) for num, word in re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout)}
     if done.returncode:

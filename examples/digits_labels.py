@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from torchvision.utils import make_grid
 
 import restore_diff as rd
+from restore_diff.config import ExperimentConfig
 from restore_diff.data.images import read_rgb_uint8, write_image
-from restore_diff.data.pairs import find_pairs
+from restore_diff.data.pairs import Split, find_pairs
 from restore_diff.diffusion.guidance import ClassifierFree, ClassifierFreeSettings, ScoreGuidance, classifier_score
 from restore_diff.diffusion.loss import GaussianDiffusion, draw_timesteps
 from restore_diff.diffusion.samplers import Guidance
@@ -114,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     write_image(args.output, make_grid(torch.cat(rows), nrow=2 * NUM_DIGITS, padding=2, pad_value=1.0))
 
 
-def read(config, split: str) -> tuple[Images, Tensor]:
+def read(config: ExperimentConfig, split: Split) -> tuple[Images, Tensor]:
     """Images (N,3,H,W) in [-1, 1] and their digits (N,) of a split of the run's data source."""
     pairs = find_pairs(getattr(config.data, split), split, Path(config.data.root)).pairs
     images = torch.stack([read_rgb_uint8(pair.clean) for pair in pairs]).float() / 255

@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from tempfile import mkdtemp
 from typing import Any, NamedTuple
 
-import gradio as gr
-import pandas
+import gradio as gr  # type: ignore[import-not-found]
+import pandas  # type: ignore[import-not-found]
 import torch
 from PIL import Image
 from torch import Tensor
@@ -23,6 +23,7 @@ from torch.nn.functional import interpolate
 from restore_diff import trained
 from restore_diff.commands.console import QUALITIES, WEATHERS
 from restore_diff.data.images import RasterImage, read_image, write_image
+from restore_diff.data.metadata import STRIPPED
 from restore_diff.data.names import is_image
 from restore_diff.errors import UserError
 from restore_diff.labels import decided
@@ -66,9 +67,11 @@ class Service:
     def __init__(self, checkpoint: Path | None, device: str, max_pixels: int, folder: Path):
         """`folder` receives photographs and results. Raises UserError for unusable weights or devices."""
         path, self.config, weights = trained.load_experiment(checkpoint)
+        if not (self.config.model.condition_channels or self.config.sampler.guidance):
+            raise UserError(f"{path}: an unconditional network restores with restore.py --zero-shot only")
         self.device = trained.select_device(device)
         self.model = trained.trained_network(self.config, weights, self.device)
-        self.precision = trained.select_precision("auto", self.device)
+        self.precision: Any = trained.select_precision("auto", self.device)
         self.max_pixels, self.folder = max_pixels, folder
         self.description = f"weights {path} (step {weights.step})  {self.device} {self.precision}"
         kinds = set(self.config.model.labels) | {"unknown"} if self.config.model.hint else set()
@@ -94,13 +97,13 @@ class Service:
         place(uploads, work / "photographs")
         several = config.sampler.num_samples > 1
         plan = plan_jobs([str(work / "photographs")], work / "restored", Naming(), is_image, uncertainty=several)
-        yield from (f"{path.name}: {reason}" for path, reason in plan.sources.unreadable)
+        yield from (f"{path.name}: {reason}" for path, reason in plan.sources.unreadable + plan.sources.unsupported)
         yield from (f"{number} ignored, not an image: {kind}" for kind, number in plan.sources.ignored.most_common())
         for index, job in enumerate(plan.jobs):
             restoring.part = index, len(plan.jobs)
             for outcome in restore_folder([job], restoring, self.max_pixels):
                 if outcome.reason or outcome.note:
-                    yield f"{job.source.name}: {outcome.reason or f'only {outcome.note}'}"
+                    yield f"{job.source.name}: {outcome.reason or outcome.note}"
                 if not outcome.reason:
                     yield previews(job, restoring.weather, Path(mkdtemp(dir=work)))
 
@@ -112,7 +115,7 @@ class _Restoring:
         self, restorer: Restorer, num_steps: int, labels: Sequence[str], label: str | None, progress: Progress
     ):
         self.restorer, self.num_steps, self.labels, self.progress = restorer, num_steps, labels, progress
-        self.part = 0, 1
+        self.part: tuple[int, int] = 0, 1
         self.weather = f"{WORDS.get(label, label)} (your choice)" if label else ""
 
     @torch.no_grad()
@@ -168,8 +171,8 @@ def previews(job: Job, weather: str, folder: Path) -> Photograph:
     uncertain = None
     if job.uncertainty is not None:
         pixels = torch.lerp(restored.pixels, HIGHLIGHT, read_image(job.uncertainty).pixels)
-        profile = b"" if restored.grey else restored.icc_profile
-        coloured = replace(restored, pixels=pixels, grey=False, icc_profile=profile)
+        metadata = replace(restored.metadata, icc_profile=b"") if restored.grey else restored.metadata
+        coloured = replace(restored, pixels=pixels, grey=False, metadata=metadata)
         uncertain = _preview(folder / "uncertain.jpg", coloured)
     before, after = _preview(folder / "before.jpg", degraded), _preview(folder / "after.jpg", restored)
     thumbnail = _preview(folder / "thumbnail.jpg", restored, THUMBNAIL_PX)
@@ -181,7 +184,8 @@ def _preview(path: Path, image: RasterImage, longest: int = PREVIEW_PX) -> Path:
     if (scale := longest / max(height, width)) < 1:
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
         pixels = interpolate(pixels[None], size, mode="bilinear", antialias=True)[0]
-    write_image(path, pixels, replace(image, pixels=pixels, alpha=None, exif=b""), quality=90)
+    metadata = replace(image.metadata, **STRIPPED)
+    write_image(path, pixels, replace(image, pixels=pixels, alpha=None, metadata=metadata), quality=90)
     return path
 
 
@@ -301,12 +305,16 @@ class _RestoreTab:
     ) -> Iterator[dict[Any, Any]]:
         """Restore the uploads, and show each photograph when it is ready."""
         uploads = [(Path(file["path"]), file["orig_name"]) for file in [*(files or []), *(tree or [])]]
-        photographs, problems, begun = [], [] if uploads else ["add photographs first"], time.monotonic()
+        photographs: list[Photograph] = []
+        problems, begun = [] if uploads else ["add photographs first"], time.monotonic()
         yield {self.messages: "", self.every: gr.DownloadButton(interactive=False)}
         try:
             results = self.service.restore(uploads, quality, weather, num_samples, progress) if uploads else ()
             for result in results:
-                (problems if isinstance(result, str) else photographs).append(result)
+                if isinstance(result, str):
+                    problems.append(result)
+                else:
+                    photographs.append(result)
                 thumbnails = [(str(photograph.thumbnail), photograph.name) for photograph in photographs]
                 yield {
                     self.found: photographs,
@@ -375,6 +383,7 @@ def curve(run: Path, key: str) -> pandas.DataFrame:
 
 def run_pictures(run: Path) -> list[tuple[Image.Image, str]]:
     """Pictures of the test sets, and the 20 newest samples, decoded: gradio opens no file of the run folder."""
-    tests = [(Image.open(path), f"test {path.parent.name}") for path in sorted(run.glob("test/**/before_after.png"))]
+    named = [(path, f"test {path.parent.name}") for path in sorted(run.glob("test/**/before_after.png"))]
     samples = sorted(run.glob("samples/step_*.png"), reverse=True)[:20]
-    return tests + [(Image.open(path), path.stem.replace("_", " ")) for path in samples]
+    named += [(path, path.stem.replace("_", " ")) for path in samples]
+    return [(Image.open(path), name) for path, name in named]

@@ -158,6 +158,10 @@ MISTAKES: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
             "seeds.max().item() for seeds in finite",
         ),
     },
+    ("evaluation/page.py", "evaluation/test_page"): {
+        "file names as HTML": ("autoescape=True", "autoescape=False"),
+        "each example without its first image": ("in shown.images.items()}", "in [*shown.images.items()][1:]}"),
+    },
     ("evaluation/evaluator.py", "evaluation/test_evaluator"): {
         "clean scored against itself": ("self.scorer(degraded, clean).items()", "self.scorer(clean, clean).items()"),
     },

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "build": LEAVES | {"trained", "config", "data", "diffusion", "evaluation", "metrics", "weather"},
     "interop": LEAVES | {"checkpoint", "config", "diffusion", "models"},
     "doctor": LEAVES | {"build", "trained", "config", "data", "models"},
-    "app": LEAVES | {"trained", "data", "restoration", "evaluation", "commands"},
+    "app": LEAVES | {"trained", "data", "restoration", "commands"},
     "api": LEAVES | {"build", "trained", "checkpoint", "config", "diffusion", "evaluation", "interop", "commands"},
 }
 """Areas, and modules at the top, by what they may import. `commands` may import everything."""

@@ -54,7 +54,14 @@ def run(wheel, tmp_path_factory):
 
 def test_the_wheel_holds_configs_cards_weights_and_the_command(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    for name in ("configs/derain.yaml", "configs/sizes/tiny.yaml", "datasets/rain100l.yaml", "py.typed"):
+    for name in (
+        "configs/derain.yaml",
+        "configs/digits.py",
+        "configs/sizes/tiny.yaml",
+        "datasets/rain100l.yaml",
+        "py.typed",
+        "evaluation/report.html",
+    ):
         assert f"restore_diff/{name}" in names
     assert "restore_diff/weights/all_weather.safetensors" in names
     assert any(name.endswith("entry_points.txt") for name in names)

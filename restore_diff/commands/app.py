@@ -1,6 +1,7 @@
 """Implementation of restore-diff app: serve the page of `restore_diff.app` to browsers on this machine."""
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -70,6 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         return BAD_USAGE
     except KeyboardInterrupt:
         say("stopped")
+        gc.freeze()  # exit at once: a last collection of torch's and gradio's objects would take seconds
     return OK
 
 
@@ -78,9 +80,9 @@ def _start(args: argparse.Namespace, folder: Path) -> str:
     os.environ.update(GRADIO_TEMP_DIR=str(folder), GRADIO_ANALYTICS_ENABLED="False")  # read when gradio is imported
     os.environ.pop("GRADIO_ALLOWED_PATHS", None)
     try:
-        import safehttpx
-        from starlette.middleware import Middleware
-        from starlette.middleware.trustedhost import TrustedHostMiddleware
+        import safehttpx  # type: ignore[import-not-found]
+        from starlette.middleware import Middleware  # type: ignore[import-not-found]
+        from starlette.middleware.trustedhost import TrustedHostMiddleware  # type: ignore[import-not-found]
 
         from restore_diff.app import CSS, Service, page
     except ImportError as error:

@@ -8,6 +8,7 @@ from typing import Any
 from restore_diff.commands.console import (
     BAD_USAGE,
     CHECKPOINT,
+    INTERRUPTED,
     OK,
     PLUGIN,
     SAMPLERS,
@@ -34,6 +35,9 @@ def main(argv: list[str] | None = None) -> int:
     except (*USER_ERRORS, ValueError) as error:
         complain(PROGRAM, error)
         return BAD_USAGE
+    except KeyboardInterrupt:
+        complain(PROGRAM, "interrupted")
+        return INTERRUPTED
 
 
 def _sample(args: argparse.Namespace) -> int:
@@ -53,7 +57,8 @@ def _sample(args: argparse.Namespace) -> int:
     overrides = [f"{name}={value}" for name, value in settings.items() if value is not None]
     loaded = api.load(source, device=args.device, overrides=overrides)
     states: list[Any] = []
-    images = loaded.sample(args.num, args.size, args.label, args.seed, lambda step, x_t, estimate: states.append(x_t))
+    keep = (lambda step, x_t, estimate: states.append(x_t)) if args.gif else None
+    images = loaded.sample(args.num, args.size, args.label, args.seed, callback=keep)
     write_image(args.output, _grid(images))
     sampler = loaded.config.sampler
     say(f"{args.output}: {len(images)} images of {images.shape[-1]} px, {sampler.name} {sampler.num_steps} steps")
@@ -91,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Draw new images from an unconditional network, e.g. one of configs/digits.yaml.",
-        epilog="exit codes: 0 done, 2 bad usage, weights or files",
+        epilog="exit codes: 0 done, 2 bad usage, weights or files, 130 interrupted",
         allow_abbrev=False,
     )
     parser.add_argument("--ckpt", type=path, metavar="PATH", help=CHECKPOINT)

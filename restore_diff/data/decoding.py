@@ -73,6 +73,8 @@ def decode(path: Path, max_pixels: int = MAX_PIXELS) -> Decoded:
         if image.mode == "CMYK":
             lost = (*metadata.lost, "CMYK (converted to RGB)")
             metadata = replace(metadata, icc_profile=b"", lost=lost)
+        if bit_depth > 8:
+            metadata = replace(metadata, bits=_file_bits(image, path))
         num_frames = _num_frames(image)
     return Decoded(_upright(samples, orientation), bit_depth, metadata, num_frames)
 
@@ -243,6 +245,8 @@ def _samples(image: Image.Image, path: Path) -> tuple[Tensor, int]:
     if samples is not None:
         return torch.from_numpy(samples).permute(2, 0, 1), 16
     image.load()
+    if isinstance(image.info.get("transparency"), str):  # a text of this name in a PNG file
+        del image.info["transparency"]
     if file_bits == 16 and image.format != "PNG" and image.mode.startswith("I;16"):
         samples = torch.from_numpy(np.asarray(image).astype(np.int32))[None]
         is_inverted = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO  # type: ignore[attr-defined]

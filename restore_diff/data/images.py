@@ -141,8 +141,9 @@ def write_image(path: Path, pixels: Tensor, like: RasterImage | None = None, qua
         lost.append("grey colour profile")
     fields, left_out = fit(metadata, kind)
     lost += left_out
-    if like.bit_depth == 16 and kind not in ("PNG", "TIFF"):
-        lost.append(f"bit depth ({10 if is_deep else 8} of 16)")
+    bits, written_bits = metadata.bits or like.bit_depth, (10 if kind == "HEIF" else 16) if is_deep else 8
+    if written_bits < bits:
+        lost.append(f"bit depth ({written_bits} of {bits})")
     try:
         content = encode(samples, kind, quality, fields, lost)
     except Exception as error:  # encoders raise anything, for instance on a size that the format cannot hold

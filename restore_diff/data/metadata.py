@@ -24,6 +24,9 @@ XMP, IPTC, PHOTOSHOP, ICC = 700, 33723, 34377, 34675
 """TIFF tags."""
 # A TIFF file keeps EXIF among the tags for its storage; only these describe the picture.
 DESCRIPTIVE_TIFF_TAGS = (270, 271, 272, 305, 306, 315, 33432, *EXIF_DIRECTORIES)
+STORAGE_TAGS = frozenset((*range(254, 270), *range(273, 282), 284, *range(288, 294), 317, *range(320, 348)))
+STORAGE_TAGS |= {*range(512, 533), XMP, IPTC, PHOTOSHOP, ICC}
+"""Tags of a TIFF file for its own pixels, which EXIF of another file must not set (Adobe TIFF 6.0)."""
 EXIF_PREFIX = b"Exif\0\0"
 XMP_ORIENTATION = re.compile(rb"""(tiff:Orientation\s*(?:=\s*["']|>\s*))([1-8])""")
 GAIN_MAP, ISO_GAIN_MAP = b"http://ns.adobe.com/hdr-gain-map/", b"urn:iso:std:iso:ts:21496"
@@ -55,6 +58,8 @@ class Metadata:
     """Pixels per inch in x and y; None if the file states none or states it in EXIF."""
     colours: tuple[tuple[bytes, bytes], ...] = ()
     """Kind and content of PNG chunks among COLOUR_CHUNKS."""
+    bits: int = 0
+    """Bits per sample that the file states, if more than 8."""
     lost: tuple[str, ...] = ()
     """Parts of the file that were not read."""
 
@@ -135,7 +140,7 @@ def read_orientation(image: Image.Image) -> int:
         return 1  # the decoder has turned it
     if image.format == "TIFF" and ORIENTATION in image.tag_v2:  # type: ignore[attr-defined]
         return 1  # as before
-    return upright_exif(_exif_block(image.info), [])[0] or _xmp_orientation(_xmp(image)) or 1
+    return upright_exif(_exif_block(image), [])[0] or _xmp_orientation(_xmp(image)) or 1
 
 
 def read_metadata(image: Image.Image, path: Path) -> tuple[int, Metadata]:
@@ -143,16 +148,16 @@ def read_metadata(image: Image.Image, path: Path) -> tuple[int, Metadata]:
 
     A damaged field costs no other.
     """
-    info, lost, xmp = image.info, [], _xmp(image)
+    lost, xmp = [], _xmp(image)
     is_tiff = image.format == "TIFF"
-    exif = _exif_of_tiff(image, lost) if is_tiff else upright_exif(_exif_block(info), lost)[1]
+    exif = _exif_of_tiff(image, lost) if is_tiff else upright_exif(_exif_block(image), lost)[1]
     if GAIN_MAP in xmp or _has_gain_map(image):
         lost.append("gain map")
         xmp = b"" if GAIN_MAP in xmp else xmp  # it describes a picture that the output lacks
     elif image.format == "MPO":
         lost.append("second picture in the JPEG file")
     return (1 if is_tiff else read_orientation(image)), Metadata(
-        icc_profile=info.get("icc_profile") or b"",
+        icc_profile=_content(image, "icc_profile"),
         exif=exif,
         xmp=XMP_ORIENTATION.sub(rb"\g<1>1", xmp),
         photoshop=_photoshop(image),
@@ -202,8 +207,9 @@ def tiff_directory(fields: Mapping[str, Any], lost: list[str]) -> ImageFileDirec
     if "exif" in fields:
         exif = Image.Exif()
         exif.load(fields["exif"])
-        wanted = {tag: exif[tag] if _can_get(exif, tag) else None for tag, _, _ in _entries(fields["exif"])[2]}
-        directory.update(_intact(exif, wanted, lost))
+        tags = [tag for tag, _, _ in _entries(fields["exif"])[2] if tag not in STORAGE_TAGS]
+        values = {tag: exif[tag] if _can_get(exif, tag) else None for tag in tags}
+        directory.update(_intact(exif, values, lost))
     for tag, name in ((XMP, "xmp"), (PHOTOSHOP, "photoshop"), (ICC, "icc_profile")):
         if name in fields:
             directory[tag] = fields[name]
@@ -260,10 +266,16 @@ def _bytes(value: bytes | str) -> bytes:
     return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
 
 
-def _exif_block(info: Mapping[Any, Any]) -> bytes:
+def _content(image: Image.Image, name: str) -> bytes:
+    """Return bytes that Pillow has read; b"" if a text of a PNG file has this name, which replaces them."""
+    value = image.info.get(name)
+    return value if isinstance(value, bytes) else b""
+
+
+def _exif_block(image: Image.Image) -> bytes:
     """Return the EXIF block; of a PNG file by ImageMagick, from the text that it writes."""
-    block = info.get("exif") or b""
-    if not block and isinstance(profile := info.get("Raw profile type exif"), str):
+    block = _content(image, "exif")
+    if not block and isinstance(profile := image.info.get("Raw profile type exif"), str):
         try:
             block = bytes.fromhex("".join(profile.split("\n")[3:]))
         except ValueError:
@@ -274,7 +286,7 @@ def _exif_block(info: Mapping[Any, Any]) -> bytes:
 
 
 def _xmp(image: Image.Image) -> bytes:
-    return _bytes(image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b"")
+    return _content(image, "xmp") or _bytes(image.info.get("XML:com.adobe.xmp") or b"")
 
 
 def _xmp_orientation(xmp: bytes) -> int:
@@ -360,8 +372,9 @@ def _dpi(image: Image.Image) -> tuple[float, float] | None:
     else:
         is_given = image.format in ("PNG", "BMP", "JPEG2000") or image.info.get("jfif_unit") in (1, 2)
     dpi = image.info.get("dpi") if is_given else None
-    is_plain = dpi is not None and all(math.isfinite(value) and value > 0 for value in dpi)
-    return (float(dpi[0]), float(dpi[1])) if dpi is not None and is_plain else None
+    if not isinstance(dpi, tuple) or not all(math.isfinite(value) and value > 0 for value in dpi):
+        return None
+    return float(dpi[0]), float(dpi[1])
 
 
 def _photoshop(image: Image.Image) -> bytes:

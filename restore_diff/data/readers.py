@@ -18,6 +18,8 @@ from restore_diff.files import printable
 NEW_SUBFILE_TYPE, SUBFILE_TYPE, PHOTOMETRIC, SUB_DIRECTORIES, DNG_VERSION = 254, 255, 262, 330, 50706
 FILTER_ARRAY, LINEAR_RAW = 32803, 34892
 MAX_TAGS = 4096
+HEVC_PRESET = "ultrafast"
+"""The default of x265 takes 7 times the time for files that are 15 % smaller, at a PSNR lower by 1 dB."""
 JXL_SIGNATURE = b"\xff\x0a"
 ANIMATION_HEADER = (
     ((0, 100), (0, 1000), (10, 1), (30, 1)),  # ticks per second
@@ -87,7 +89,8 @@ def encode_heif(samples: np.ndarray, quality: int, fields: dict[str, Any]) -> by
     if samples.dtype != np.uint8:
         mode += ";16"
         samples = ((samples.astype(np.int64) * 1023 + 32767) // 65535 << 6).astype("<u2")
-    options = {name: fields[name] for name in ("exif", "xmp", "icc_profile") if name in fields}
+    options: dict[str, Any] = {name: fields[name] for name in ("exif", "xmp", "icc_profile") if name in fields}
+    options["enc_params"] = {"preset": HEVC_PRESET}
     for kind, content in fields.get("colours", ()):
         if kind == b"cICP":
             options |= {"color_primaries": content[0], "transfer_characteristics": content[1]}

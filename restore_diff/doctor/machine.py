@@ -47,6 +47,7 @@ PACKAGES = ("restore_diff", "torch", "torchvision", "numpy", "pillow", "scikit-i
 EXTRAS = {
     "pyiqa": "scores without clean images, restore_diff[iqa]",
     "torch_fidelity": "FID and KID, restore_diff[fid]",
+    "gradio": "the app, restore_diff[app]",
     "onnx": "export",
     "onnxruntime": "export, checked",
 }

@@ -13,10 +13,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +46,7 @@ def write_photograph(path: Path, clean: np.ndarray, seed: int = 5) -> Path:
     exif = Image.Exif()
     exif[0x0110] = "Camera 5"
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((degraded[0].permute(1, 2, 0) * 255).round().byte().numpy()).save(path, exif=exif)
+    Image.fromarray((degraded[0].permute(1, 2, 0) * 255).round().byte().numpy()).save(path, exif=exif, quality=90)
     return path
 
 
@@ -60,8 +63,12 @@ def write_run(folder: Path) -> Path:
     lines = [{"step": step, "loss": 1 / step} for step in range(10, 91, 10)]
     lines += [{"step": step, "validation/psnr": 20 + step / 20} for step in (30, 60, 90)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 9')
+    clean = data.chelsea()[:96, 100:228]
+    degraded = np.asarray(Image.open(write_photograph(folder / "rainy.png", clean)))
     for step in (30, 60, 90):
-        Image.fromarray(data.coffee()[:96, :288] // 90 * step).save(folder / f"samples/step_{step:06d}.png")
+        restored = (step / 100 * clean + (1 - step / 100) * degraded).astype(np.uint8)
+        panel = np.concatenate([degraded, restored, clean], axis=1)
+        Image.fromarray(panel).save(folder / f"samples/step_{step:06d}.png")
     (folder / "test/photos/table.md").write_text("|  | images | PSNR |\n| --- | --- | --- |\n| photos | 3 | 24.31 |\n")
     return folder
 
@@ -182,7 +189,7 @@ def folder(tmp_path_factory):
     """Photographs, their restoration by restore.py, and a run."""
     folder = tmp_path_factory.mktemp("app")
     write_photograph(folder / "cat #1.png", data.chelsea()[:240, :320])
-    write_photograph(folder / "coffee.jpg", data.coffee()[:240, 100:420], seed=6)
+    write_photograph(folder / "coffee.jpg", data.coffee(), seed=6)
     (folder / "broken.jpg").write_bytes((folder / "coffee.jpg").read_bytes()[:3000])
     restored_by_command(folder / "reference", folder / "cat #1.png", folder / "coffee.jpg")
     write_run(folder / "runs/derain")
@@ -192,6 +199,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(folder):
     """Address of the app, started as a command; its temporary folder is gone at the end."""
+    begun = time.monotonic()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -203,6 +211,7 @@ def address(folder):
     assert process.stdout is not None
     lines = [process.stdout.readline(), process.stdout.readline()]
     assert lines[1].startswith(f"open http://127.0.0.1:{port}/"), lines
+    print(f"\napp ready after {time.monotonic() - begun:.1f} s")
     yield f"http://127.0.0.1:{port}/"
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
@@ -224,11 +233,14 @@ def user(browser, address):
     """Open the page as a new user, in a window of a size; all requests of the page go to the app."""
     with contextlib.ExitStack() as contexts:
         requests: list[str] = []
+        errors: list[str] = []
 
-        def open_page(width: int = 1200, height: int = 800):
+        def open_page(width: int = 1200, height: int = 800, on_finished: Callable[[Any], object] = lambda _: None):
             context = contexts.enter_context(browser.new_context(viewport={"width": width, "height": height}))
             page = context.new_page()
+            page.on("requestfinished", on_finished)
             page.on("request", lambda request: requests.append(request.url))
+            page.on("console", lambda message: errors.extend([message.text] if message.type == "error" else []))
             page.goto(address)
             page.get_by_role("button", name="Restore", exact=True).wait_for()
             return page
@@ -236,6 +248,7 @@ def user(browser, address):
         yield open_page
         assert len(requests) > 10
         assert [url for url in requests if not url.startswith((address, "data:", "blob:"))] == []
+        assert errors == []  # none refused by the content security policy
 
 
 def upload(page, *paths: Path) -> None:
@@ -280,6 +293,21 @@ def keep_screenshot(page, name: str) -> None:
 
 @needs_browser
 @pytest.mark.long
+def test_the_page_is_at_most_1_mb(user, folder):
+    begun = time.monotonic()
+    sizes: list[int] = []
+    page = user(on_finished=lambda request: sizes.append(request.sizes()["responseBodySize"]))
+    page.wait_for_timeout(1000)
+    weight = sum(sizes)
+    upload(page, folder / "cat #1.png")
+    start(page)
+    wait_for(page, 1)
+    print(f"page {weight:,} bytes in {len(sizes)} files; open to first photograph {time.monotonic() - begun:.1f} s")
+    assert 100_000 < weight < 1_000_000
+
+
+@needs_browser
+@pytest.mark.long
 def test_uploads_are_restored_shown_and_downloaded_as_by_restore_py(user, folder, tmp_path):
     page = user()
     upload(page, folder / "cat #1.png", folder / "broken.jpg", folder / "coffee.jpg")
@@ -295,6 +323,13 @@ def test_uploads_are_restored_shown_and_downloaded_as_by_restore_py(user, folder
     reference = {p.relative_to(folder / "reference"): p for p in (folder / "reference").rglob("*") if p.is_file()}
     assert contents == {path.as_posix(): file.read_bytes() for path, file in reference.items()}
 
+    plain = page.get_by_test_id("imageslider-image").last.get_attribute("src")
+    page.get_by_role("checkbox").check()
+    page.locator("[src*='uncertain.jpg']").wait_for()
+    page.get_by_role("checkbox").uncheck()
+    page.locator(f"[src='{plain}']").wait_for()
+    keep_screenshot(page, "app.png")
+
     before = uncovered(page)
     page.get_by_test_id("slider").scroll_into_view_if_needed()
     handle = page.get_by_test_id("slider").bounding_box()
@@ -304,13 +339,6 @@ def test_uploads_are_restored_shown_and_downloaded_as_by_restore_py(user, folder
     page.mouse.move(x - 200, y, steps=5)
     page.mouse.up()
     assert 5 < uncovered(page) < before - 10
-
-    plain = page.get_by_test_id("imageslider-image").last.get_attribute("src")
-    page.get_by_role("checkbox").check()
-    page.locator("[src*='uncertain.jpg']").wait_for()
-    page.get_by_role("checkbox").uncheck()
-    page.locator(f"[src='{plain}']").wait_for()
-    keep_screenshot(page, "app.png")
 
 
 @needs_browser
@@ -412,3 +440,23 @@ def test_only_the_temporary_folder_is_readable_and_no_address_is_fetched(address
     assert [status(f"gradio_api/file={path}".replace("#", "%23")) for path in files] == [403] * len(files)
     assert status("gradio_api/file=https://huggingface.co/robots.txt") == 403
     assert status("monitoring") in (403, 404)
+
+
+@needs_browser
+@pytest.mark.long
+@pytest.mark.parametrize("meta", [{"meta": {"_type": "gradio.FileData"}}, {}])
+def test_a_forged_request_cannot_restore_a_file_of_the_disk(address, folder, meta):
+    def post(path: str, body: dict[str, Any]) -> None:
+        headers = {"Content-Type": "application/json"}
+        urllib.request.urlopen(urllib.request.Request(address + path, json.dumps(body).encode(), headers), timeout=10)
+
+    with urllib.request.urlopen(address + "config", timeout=10) as reply:
+        events = json.load(reply)["dependencies"]
+    index = next(event["id"] for event in events if event["api_name"] == "restore")
+    upload = {"path": str(folder / "coffee.jpg"), "orig_name": "coffee.jpg", **meta}
+    values = [[upload], None, "fast", "auto", 0, False]
+    post("gradio_api/queue/join", {"data": values, "fn_index": index, "session_hash": "forged", "trigger_id": 1})
+    with urllib.request.urlopen(address + "gradio_api/queue/data?session_hash=forged", timeout=30) as stream:
+        messages = [json.loads(line[5:]) for line in stream if line.startswith(b"data:")]
+    ended = [message for message in messages if message["msg"] == "process_completed"]
+    assert [message["success"] for message in ended] == [False]

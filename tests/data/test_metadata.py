@@ -44,6 +44,7 @@ DAMAGED = {
     "place": (ODD, 5, 1, b"\x7f\xff\xff\xff"),
     "resolution": (X_RESOLUTION, 5, 1, struct.pack(">II", 0, 0)),
     "resolution as text": (X_RESOLUTION, 2, 8, b"no dots\0"),
+    "tag of TIFF storage": (259, 3, 1, b"\0\7\0\0"),
     "count": (ODD, 3, 2**30, b"\0\0\0\1"),
 }
 
@@ -73,7 +74,7 @@ def test_a_damaged_exif_tag_costs_no_other(tmp_path, damage, suffix):
     path = saved(tmp_path / "in.jpg", exif=b"Exif\0\0" + exif_block(*entries))
     assert read_size(path) == (9, 6)
     lost, out = rewritten(path, suffix)
-    assert read_size(out) == (9, 6)
+    assert read_size(out) == (9, 6) and decode(out).samples.shape == (3, 9, 6)
     assert tags(out) == {MAKE: "Maker", MODEL: "Camera"}
     if suffix == ".tif":
         with Image.open(out) as image:
@@ -155,6 +156,15 @@ def test_text_of_png_is_kept_also_after_the_pixels(tmp_path):
         assert image.text == {"Author": "somebody", "Comment": "日本", "Title": "late"} and not lost
     lost, out = rewritten(path, ".jpg")
     assert lost == ["text"] and decode(out).metadata.comment == "日本"
+
+
+def test_text_named_like_another_field_costs_neither(tmp_path):
+    info = PngInfo()
+    for name in ("exif", "dpi", "icc_profile", "xmp", "gamma", "transparency"):
+        info.add_text(name, "a text")
+    lost, out = rewritten(saved(tmp_path / "in.png", pnginfo=info, dpi=(300, 300)), ".png")
+    with Image.open(out) as image:
+        assert set(image.text.values()) == {"a text"} and len(image.text) == 6 and not lost
 
 
 GAMMA = (b"gAMA", struct.pack(">I", 100000))

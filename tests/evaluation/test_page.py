@@ -4,6 +4,7 @@ import base64
 import builtins
 import io
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -14,6 +15,8 @@ from restore_diff.evaluation.evaluator import Evaluator, Scorer
 from restore_diff.evaluation.page import write_page, write_sweep
 from restore_diff.evaluation.pictures import choose_examples, show
 from restore_diff.evaluation.report import Report
+
+CHROMIUM = shutil.which("chromium")
 
 
 class Page(HTMLParser):
@@ -72,6 +75,33 @@ def test_the_page_loads_nothing_else(scored, tmp_path):
     assert not {tag for tag, _ in page.tags} & {"link", "iframe", "object", "video"}
     assert not re.search(r"https?:|//|@import|url\(", re.sub(r"data:image/\w+;base64,[\w+/=]+", "", html))
     assert any("default-src 'none'" in str(attributes.get("content")) for _, attributes in page.tags)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_the_slider_moves_by_mouse_and_keyboard_on_a_narrow_screen(scored, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api")
+    write_page(tmp_path, *scored)
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 400, "height": 800})
+        faults: list[str] = []
+        page.on("console", lambda message: faults.append(message.text))
+        page.goto((tmp_path / "report.html").as_uri())
+        slider = page.locator(".slider").first
+        box = slider.bounding_box()
+        page.mouse.click(box["x"] + 0.2 * box["width"], box["y"] + 5)
+        at = float(slider.locator("input").input_value())
+        page.keyboard.press("ArrowRight")
+        assert at == pytest.approx(20, abs=3)
+        assert (
+            slider.locator("img")
+            .last.evaluate("image => getComputedStyle(image).clipPath")
+            .endswith(f" {at + 0.5:g}%)")
+        )
+        assert page.evaluate("document.documentElement.scrollWidth") == 400
+        assert faults == []
+        browser.close()
 
 
 def test_a_file_name_cannot_add_to_the_page(pairs, tmp_path):
