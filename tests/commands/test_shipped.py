@@ -58,7 +58,7 @@ def test_a_photograph_is_restored_without_any_run(rainy, capsys):
     assert "weights shipped (step " in capsys.readouterr().out
 
 
-def test_a_photograph_passes_through_at_most_20_modules(rainy):
+def test_a_photograph_passes_through_at_most_24_modules(rainy):
     """Counts modules that run between reading and writing, in all threads; tests/test_wheel.py counts imports."""
     entered, phases = set(), {"read_image": "begin", "write_image": "end"}
     recording = threading.Event()
@@ -81,7 +81,7 @@ def test_a_photograph_passes_through_at_most_20_modules(rainy):
         sys.setprofile(None)
         threading.setprofile(None)
     assert {"restore_diff.data.images", "restore_diff.restoration.restorer", "restore_diff.models.unet"} <= entered
-    assert len(entered) <= 20, sorted(entered)
+    assert len(entered) <= 24, sorted(entered)
     assert not {name.split(".")[1] for name in entered} & {"training", "evaluation", "metrics", "weather", "doctor"}
 
 
