@@ -17,7 +17,7 @@ from restore_diff.config import ConfigError, ExperimentConfig, config_from_dict,
 from restore_diff.diffusion.guidance import GUIDANCE, PosteriorSampling, Projection
 from restore_diff.diffusion.operators import operator_of
 from restore_diff.diffusion.prediction import PREDICTIONS, Predictor
-from restore_diff.diffusion.samplers import SAMPLERS, Guidance
+from restore_diff.diffusion.samplers import SAMPLERS, Guidance, Sampler
 from restore_diff.diffusion.schedule import NoiseSchedule
 from restore_diff.errors import UserError
 from restore_diff.labels import hints
@@ -218,40 +218,43 @@ def restorer(
     `weather`: label of all photographs, e.g. "rain+haze", "none" or "unknown". None: a network with a weather head
     detects it for each image. Raises ConfigError where the network takes no label.
     """
-    predictor: Predictor = model
-    labels = config.model.labels
+    predictor = model if weather is None else _labelled(config, model, device, weather)
     recognition = None
-    if weather is not None:
-        if not config.model.hint:
-            raise ConfigError(["--weather: these weights take no weather label (model.hint is false); leave it out"])
-        with settings_of("--weather"):
-            hint = hints([None if weather == "unknown" else weather], labels)
-        predictor = partial(model, weather=hint.to(device))
-    elif config.model.recognise:
+    if weather is None and config.model.recognise:
         recognition = _recognition(config, model, device, precision)
     guidance = _guidance(config)
     if guidance is not None and not config.model.condition_channels:
         predictor = partial(_without_degraded, predictor)
-    with settings_of("diffusion"):
-        choose(PREDICTIONS, config.diffusion.prediction, "diffusion.prediction")
-    settings, levels = config.sampler, schedule(config)
-    with settings_of("sampler"):
-        prediction = config.diffusion.prediction
-        sampler = make(SAMPLERS, settings.name, "sampler.name", settings.options, levels, prediction, settings)
-    samples = Samples(settings.num_samples, settings.mirror)
     return Restorer(
         predictor,
-        sampler,
+        _sampler(config),
         config.tiling,
         model.size_multiple,
         device,
         precision,
-        samples,
+        Samples(config.sampler.num_samples, config.sampler.mirror),
         recognition,
         codec=codec(config),
         guidance=guidance,
         prepare=preparation(guidance.task) if isinstance(guidance, Projection | PosteriorSampling) else None,
     )
+
+
+def _labelled(config: ExperimentConfig, model: Network, device: torch.device, weather: str) -> Predictor:
+    if not config.model.hint:
+        raise ConfigError(["--weather: these weights take no weather label (model.hint is false); leave it out"])
+    with settings_of("--weather"):
+        hint = hints([None if weather == "unknown" else weather], config.model.labels)
+    return partial(model, weather=hint.to(device))
+
+
+def _sampler(config: ExperimentConfig) -> Sampler:
+    settings, prediction = config.sampler, config.diffusion.prediction
+    with settings_of("diffusion"):
+        choose(PREDICTIONS, prediction, "diffusion.prediction")
+    levels = schedule(config)
+    with settings_of("sampler"):
+        return make(SAMPLERS, settings.name, "sampler.name", settings.options, levels, prediction, settings)
 
 
 def _recognition(config: ExperimentConfig, model: Network, device: torch.device, precision: str) -> Recognition:

@@ -104,22 +104,28 @@ def _start(args: argparse.Namespace, folder: Path) -> str:
         _, address, _ = page(service, args.runs).launch(
             server_name=args.host,
             server_port=args.port,
-            share=False,
-            prevent_thread_lock=True,
-            quiet=True,
             max_file_size=args.max_mib * 2**20,
-            enable_monitoring=False,
-            run_history=False,
-            footer_links=[],
-            mcp_server=False,
-            ssr_mode=False,
-            pwa=False,
             css=CSS,
             app_kwargs={"middleware": middleware, "docs_url": None, "redoc_url": None, "openapi_url": None},
+            **CLOSED,
         )
     except OSError as error:
         raise UserError(f"cannot listen on {args.host}, port {args.port or '7860 and above'}: {error}") from error
     return address
+
+
+CLOSED: dict[str, Any] = {
+    "share": False,
+    "prevent_thread_lock": True,
+    "quiet": True,
+    "enable_monitoring": False,
+    "run_history": False,
+    "footer_links": [],
+    "mcp_server": False,
+    "ssr_mode": False,
+    "pwa": False,
+}
+"""Options of gradio: nothing is shared, recorded or served besides the page."""
 
 
 async def _refuse_address(*_: object, **__: object) -> Any:

@@ -74,8 +74,7 @@ def parser() -> argparse.ArgumentParser:
         "--contact-sheet",
         type=path,
         metavar="FILE",
-        help="write an image that shows each setting over its range, on the first photograph of IN or, without -i, "
-        "on one of scikit-image; pairs are then written only with -o",
+        help="write an image that shows each setting over its range, on the first photograph; pairs then need -o",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print failures only")
     return parser

@@ -137,11 +137,13 @@ def _train(
         )
     restorer = build.restorer(config, model, device, config.training.precision)
 
-    say(f"restore_diff {__version__}  torch {torch.__version__}  {_machine(device, processes.num)}")
-    say(*_data_lines(config, training_pairs, validation_pairs, test_pairs, batches))
-    say(*(f"note    {note}" for note in notes))
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    say(f"model   {millions:.2f} M parameters, {config.diffusion.prediction} output")
+    say(
+        f"restore_diff {__version__}  torch {torch.__version__}  {_machine(device, processes.num)}",
+        *_data_lines(config, training_pairs, validation_pairs, test_pairs, batches),
+        *(f"note    {note}" for note in notes),
+        f"model   {millions:.2f} M parameters, {config.diffusion.prediction} output",
+    )
     if dry_run:
         say(_cost_line(config, optimisation, batches, config.training.num_steps), "dry run: nothing was written")
         return
@@ -152,10 +154,10 @@ def _train(
             say(f"the earlier run of this name is kept in {previous}")
         with RunLog(run.path) if processes.is_first else nullcontext(NullLog()) as log:
             validate = None
-            if validation_pairs and test_pairs:
-                validate = validation(config, restorer, validation_pairs, log, processes)
-            elif validation_pairs:
-                validate = sampling_validation(config, model, device, validation_pairs, log, processes)
+            if validation_pairs:
+                conditional = partial(validation, config, restorer)
+                unconditional = partial(sampling_validation, config, model, device)
+                validate = (conditional if test_pairs else unconditional)(validation_pairs, log, processes)
             _fit(config, command, optimisation, batches, run, log, validate)
         if test_pairs is not None:
             _score(config, run.path, device, test_pairs, processes)
