@@ -282,7 +282,8 @@ def _exif_block(image: Image.Image) -> bytes:
             block = b"damaged"
     while block.startswith(EXIF_PREFIX):
         block = block[len(EXIF_PREFIX) :]
-    return block
+    is_text = "exif" in getattr(image, "text", {}) and not block.startswith((b"II*\0", b"MM\0*"))
+    return b"" if is_text else block
 
 
 def _xmp(image: Image.Image) -> bytes:
@@ -465,7 +466,7 @@ def _has_gain_map(image: Image.Image) -> bool:
 
 def _other_parts(image: Image.Image) -> list[str]:
     """Return the names of parts that are not read."""
-    found = list(image.info.get("lost") or ())
+    found: list[str] = list(image.info.get("lost") or ())
     if image.format == "TIFF":
         extra = image.tag_v2.get(277, 1) - len(image.getbands())  # type: ignore[attr-defined]
         found += [f"{extra} extra channels"] if extra > 0 else []
