@@ -2,7 +2,7 @@
 
 python benchmarks/peers.py --weatherdiffusion CLONE --ckpt runs/derain --pair DEGRADED CLEAN --only sampler-trained ...
 
-CLONE is a clone of https://github.com/IGITUGraz/WeatherDiffusion. Parts (`--only`, default all):
+CLONE is a clone of https://github.com/IGITUGraz/WeatherDiffusion; `network` needs none. Parts (`--only`, default all):
   sampler-trained   its sampler (25 leading steps, 64 px patches 16 px apart) and ours, one trained network
   sampler-base      the same with its network of 83 million parameters, random weights, few steps: time only
   network           diffusers' UNet2DModel and ours with the same weights, whole image, per network call
@@ -11,19 +11,17 @@ CLONE is a clone of https://github.com/IGITUGraz/WeatherDiffusion. Parts (`--onl
 
 import argparse
 import json
-import time
+import types
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
-from speed import machine
+from gpu import in_turn, machine
 from torch import Tensor, nn
-from weatherdiffusion_code import NUM_STEPS, PATCH, load_source, their_network, their_sampler
 
 from restore_diff import build, trained
 from restore_diff.config import ExperimentConfig, load_config
@@ -40,7 +38,8 @@ from restore_diff.restoration.restorer import Noise, Restorer
 from restore_diff.settings import TilingConfig
 from restore_diff.training.optimisation import Optimisation
 
-CPU = torch.device("cpu")
+PATCH, STRIDE, NUM_STEPS = 64, 16, 25
+"""Of WeatherDiffusion."""
 
 OURS = {
     "same grid": ({}, {"tile_size_px": 64, "tile_overlap_px": 48, "window": "box"}),
@@ -55,31 +54,50 @@ OURS = {
 TRAINED_AT = ("float32", "bfloat16")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weatherdiffusion", type=Path, required=True)
-    parser.add_argument("--ckpt", type=Path)
-    parser.add_argument("--pair", type=Path, nargs=2, metavar=("DEGRADED", "CLEAN"))
-    parser.add_argument("--only", nargs="+", default=list(PARTS), choices=list(PARTS))
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--size", type=int, default=128, help="side of the image in px for sampler-base and network")
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    result: dict[str, Any] = {"machine": machine(CPU), "threads": torch.get_num_threads()}
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    args = arguments(argv)
+    result: dict[str, Any] = {"machine": machine(args.device), "threads": torch.get_num_threads()}
     for part in args.only:
         result[part] = PARTS[part](args)
         print(part, json.dumps(result[part], indent=1), flush=True)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weatherdiffusion", type=Path, metavar="CLONE")
+    parser.add_argument("--ckpt", type=Path)
+    parser.add_argument(
+        "--pair",
+        type=Path,
+        nargs=2,
+        metavar=("DEGRADED", "CLEAN"),
+        help="default: a photograph of scikit-image and rendered rain",
+    )
+    parser.add_argument("--only", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--device", type=trained.select_device, default="cpu")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--size", type=int, default=128, help="side of the image in px for sampler-base and network")
+    parser.add_argument("--batch-size", type=int, default=4, help="crops of a training step")
+    parser.add_argument("--tiny", action="store_true", help="sizes of a test: numbers without meaning")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args(argv)
+    if args.weatherdiffusion is None and set(args.only) != {"network"}:
+        parser.error("--weatherdiffusion CLONE is missing; only --only network does without")
+    if args.tiny:
+        args.size, args.batch_size = 64, 1
+    return args
 
 
 def sampler_trained(args: argparse.Namespace) -> dict[str, Any]:
     """PSNR of RGB in [0, 1] against the clean image, and between the two results."""
     _, config, weights = trained.load_experiment(args.ckpt)
-    model = trained.trained_network(config, weights, torch.device("cpu"))
-    degraded, clean = (read_rgb_uint8(path)[None].float() / 255 for path in args.pair)
-    noise = Noise(degraded.shape[1:], [args.pair[0].name], 0, (0, degraded.shape[-2]))(0)  # same as ours
+    model = trained.trained_network(config, weights, args.device)
+    name, degraded, clean = named_pair(args)
+    noise = Noise(degraded.shape[1:], [name], 0, (0, degraded.shape[-2]))(0).to(args.device)  # same as ours
     schedule = NoiseSchedule(config.schedule)
 
     def epsilon(inputs: Tensor, t: Tensor) -> Tensor:
@@ -91,14 +109,14 @@ def sampler_trained(args: argparse.Namespace) -> dict[str, Any]:
         return estimate(config.diffusion.prediction, output, x_t, *levels, condition).epsilon
 
     theirs = their_sampler(args.weatherdiffusion)
-    ours = {name: restorer(config, model, *given) for name, given in OURS.items()}
+    ours = {case: restorer(config, model, sampling, tiling, args.device) for case, (sampling, tiling) in OURS.items()}
     actions = [lambda: theirs(epsilon, degraded, noise)]
-    actions += [lambda it=it: it.restore(degraded, [args.pair[0].name]) for it in ours.values()]
-    seconds, results = in_turn(actions, args.repeats)
-    table = {"WeatherDiffusion": {"seconds": seconds[0], "psnr": rgb_psnr(results[0], clean)}}
-    for name, time_taken, result in zip(ours, seconds[1:], results[1:], strict=True):
-        table[name] = {
-            "seconds": time_taken,
+    actions += [lambda it=it: it.restore(degraded, [name]) for it in ours.values()]
+    seconds, results = in_turn(actions, args.repeats, args.device)
+    table = {"WeatherDiffusion": {"seconds": round(seconds[0], 4), "psnr": rgb_psnr(results[0], clean)}}
+    for case, time_taken, result in zip(ours, seconds[1:], results[1:], strict=True):
+        table[case] = {
+            "seconds": round(time_taken, 4),
             "times_faster": round(seconds[0] / time_taken, 1),
             "psnr": rgb_psnr(result, clean),
             "psnr_to_theirs": rgb_psnr(result, results[0]),
@@ -106,83 +124,109 @@ def sampler_trained(args: argparse.Namespace) -> dict[str, Any]:
     return {"size_px": f"{degraded.shape[-1]}x{degraded.shape[-2]}", "num_steps": NUM_STEPS, "table": table}
 
 
+def named_pair(args: argparse.Namespace) -> tuple[str, Tensor, Tensor]:
+    """Name, degraded and clean image, (1, 3, height, width) in [0, 1] on the device."""
+    if args.pair:
+        name = args.pair[0].name
+        degraded, clean = (read_rgb_uint8(path).float() / 255 for path in args.pair)
+    else:
+        config = load_config(["derain.yaml"])
+        pair = build.images(config, build.test_set(config, "skimage"))[0]
+        assert pair.degraded is not None
+        name, degraded, clean = pair.name, pair.degraded, pair.clean
+    side = args.size if args.tiny else max(degraded.shape)
+    degraded, clean = (image[None, :, :side, :side].to(args.device) for image in (degraded, clean))
+    return name, degraded, clean
+
+
 def sampler_base(args: argparse.Namespace) -> dict[str, Any]:
     """Time only, with random weights and 2 of the 25 steps."""
-    network = their_network(args.weatherdiffusion)
+    network = their_network(args.weatherdiffusion).to(args.device)
     config = load_config(["weatherdiff64.yaml"], ["sampler.num_steps=2"])
-    model = trained.to_restore(build.network(config), CPU)
-    image = torch.rand(1, 3, args.size, args.size)
+    model = trained.to_restore(build.network(config), args.device)
+    image = torch.rand(1, 3, args.size, args.size, device=args.device)
     noise = torch.randn_like(image)
     theirs = their_sampler(args.weatherdiffusion)
     tilings = {name: tiling for name, (_, tiling) in OURS.items() if name != "the recipe"}
-    ours = {name: restorer(config, model, {"num_steps": 2}, tiling) for name, tiling in tilings.items()}
+    ours = {name: restorer(config, model, {"num_steps": 2}, tiling, args.device) for name, tiling in tilings.items()}
     actions = [lambda: theirs(network, image, noise, num_steps=2)]
     actions += [lambda it=it: it.restore(image, ["image"]) for it in ours.values()]
-    seconds, _ = in_turn(actions, 1)
+    seconds, _ = in_turn(actions, 1, args.device)
     faster = {name: round(seconds[0] / taken, 2) for name, taken in zip(ours, seconds[1:], strict=True)}
-    return {"size_px": args.size, "seconds_theirs": seconds[0], "times_faster": faster}
+    return {
+        "size_px": args.size,
+        "seconds_theirs": round(seconds[0], 4),
+        "table": {n: {"times_faster": f} for n, f in faster.items()},
+    }
 
 
 def network(args: argparse.Namespace) -> dict[str, Any]:
     table = {}
-    for size, dtype, mode in product(("tiny", "base"), (torch.float32, torch.bfloat16), ("eager", "compiled")):
-        if (size, mode) != ("base", "compiled"):  # minutes of compilation on a CPU
+    sizes, modes = (("tiny",), ("eager",)) if args.tiny else (("tiny", "base"), ("eager", "compiled"))
+    for size, dtype, mode in product(sizes, (torch.float32, torch.bfloat16), modes):
+        if args.device.type != "cpu" or (size, mode) != ("base", "compiled"):  # minutes of compilation on a CPU
             table[f"{size} {mode} {str(dtype)[6:]}"] = one_network(size, dtype, mode, args)
     return {"size_px": args.size, "table": table}
 
 
 def one_network(size: str, dtype: torch.dtype, mode: str, args: argparse.Namespace) -> dict[str, float]:
     config = load_config(["derain.yaml", f"sizes/{size}.yaml"], ["model.unshuffle=1"])
-    ours = trained.to_restore(build.network(config), CPU)
+    ours = trained.to_restore(build.network(config), args.device)
     peer: nn.Module = UNet2DModel(**{k: v for k, v in unet2d_config(config.model).items() if k[0] != "_"}).eval()
     peer.load_state_dict(ours.state_dict())
-    inputs, t = torch.randn(1, 6, args.size, args.size), torch.tensor([500])
+    peer.to(args.device)
+    inputs = torch.randn(1, 6, args.size, args.size, device=args.device)
+    t = torch.tensor([500], device=args.device)
     a, b = (torch.compile(net) if mode == "compiled" else net for net in (peer, ours))
 
     def run(call: Callable[[], object]) -> None:
-        with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        with torch.inference_mode(), torch.autocast(args.device.type, dtype, enabled=dtype != torch.float32):
             call()
 
     actions = [
         lambda: run(lambda: a(inputs, t)),
         lambda: run(lambda: b(inputs[:, 3:], t, inputs[:, :3])),
     ]
-    (theirs, own), _ = in_turn(actions, 3 * args.repeats)
-    return {"diffusers_s": theirs, "ours_s": own, "times_faster": round(theirs / own, 3)}
+    (theirs, own), _ = in_turn(actions, 3 * args.repeats, args.device)
+    return {"diffusers_s": round(theirs, 5), "ours_s": round(own, 5), "times_faster": round(theirs / own, 3)}
 
 
 def training(args: argparse.Namespace) -> dict[str, Any]:
-    """Forward, backward, update and average of a batch of 4 crops; theirs: its loss, Adam and EMAHelper, in float32."""
+    """Forward, backward, update and average of a batch of crops; theirs: its loss, Adam and EMAHelper, in float32."""
     ddm = load_source(args.weatherdiffusion / "models/ddm.py", drop=("import utils\n", "from models.unet"))
-    net = their_network(args.weatherdiffusion).train()
+    net = their_network(args.weatherdiffusion).train().to(args.device)
     ema = ddm.EMAHelper()
     ema.register(net)
     adam = torch.optim.Adam(net.parameters(), lr=2e-5)
-    betas = torch.linspace(1e-4, 0.02, 1000)
-    clean, degraded = torch.rand(4, 3, PATCH, PATCH), torch.rand(4, 3, PATCH, PATCH)
+    betas = torch.linspace(1e-4, 0.02, 1000, device=args.device)
+    num = args.batch_size
+    clean, degraded = torch.rand(2, num, 3, PATCH, PATCH, device=args.device)
 
     def their_step() -> None:
         x = 2 * torch.cat([degraded, clean], dim=1) - 1
-        half = torch.randint(0, 1000, (3,))
-        t = torch.cat([half, 999 - half])[:4]
+        half = torch.randint(0, 1000, (num // 2 + 1,), device=args.device)
+        t = torch.cat([half, 999 - half])[:num]
         loss = ddm.noise_estimation_loss(net, x, t, torch.randn_like(clean), betas)
         adam.zero_grad()
         loss.backward()
         adam.step()
         ema.update(net)
 
-    batch = Batch(clean, degraded, [0, 1, 2, 3], list("abcd"))
-    ours = [optimisation(precision) for precision in TRAINED_AT]
+    batch = Batch(clean, degraded, list(range(num)), ["crop"] * num)
+    ours = [optimisation(precision, args) for precision in TRAINED_AT]
     actions = [their_step, *(lambda it=it: it.advance(0, iter([batch])) for it in ours)]
-    (theirs, *seconds), _ = in_turn(actions, args.repeats)
-    table = {at: {"s": s, "times_faster": round(theirs / s, 3)} for at, s in zip(TRAINED_AT, seconds, strict=True)}
-    return {"theirs_s": theirs, "ours": table}
+    (theirs, *seconds), _ = in_turn(actions, args.repeats, args.device)
+    table = {
+        at: {"s": round(s, 4), "times_faster": round(theirs / s, 3)} for at, s in zip(TRAINED_AT, seconds, strict=True)
+    }
+    return {"batch_size": num, "theirs_s": round(theirs, 4), "table": table}
 
 
-def optimisation(precision: str) -> Optimisation:
-    config = load_config(["weatherdiff64.yaml"], ["training.batch_size=4", f"training.precision={precision}"])
+def optimisation(precision: str, args: argparse.Namespace) -> Optimisation:
+    settings = [f"training.batch_size={args.batch_size}", f"training.precision={precision}"]
+    config = load_config(["weatherdiff64.yaml"], settings)
     diffusion = GaussianDiffusion(NoiseSchedule(config.schedule), config.diffusion)
-    return Optimisation(build.network(config), diffusion, config.training, 0, CPU)
+    return Optimisation(build.network(config), diffusion, config.training, 0, args.device)
 
 
 PARTS = {
@@ -193,28 +237,53 @@ PARTS = {
 }
 
 
-def restorer(config: ExperimentConfig, model: Network, sampling: dict[str, Any], tiling: dict[str, Any]) -> Restorer:
+def restorer(
+    config: ExperimentConfig, model: Network, sampling: dict[str, Any], tiling: dict[str, Any], device: torch.device
+) -> Restorer:
     """Our restorer with their 25 leading steps without clipping, changed by the given settings."""
     settings = replace(config.sampler, **{"num_steps": NUM_STEPS, "spacing": "leading", "clip": False, **sampling})
     sampler = SAMPLERS["ddim"](NoiseSchedule(config.schedule), config.diffusion.prediction, settings)
-    return Restorer(model, sampler, TilingConfig(**tiling), model.size_multiple, "cpu")
-
-
-def in_turn(actions: list[Callable[[], Any]], repeats: int) -> tuple[list[float], list[Any]]:
-    """Return median seconds and last results; alternates in both directions after a warm-up (if repeats > 1)."""
-    seconds: list[list[float]] = [[] for _ in actions]
-    results: list[Any] = [None] * len(actions)
-    for repeat in range(repeats + (repeats > 1)):
-        for place in range(len(actions))[:: -1 if repeat % 2 else 1]:  # the action before affects the caches
-            started = time.perf_counter()
-            results[place] = actions[place]()
-            if repeat or repeats == 1:
-                seconds[place].append(time.perf_counter() - started)
-    return [round(median(taken), 4) for taken in seconds], results
+    return Restorer(model, sampler, TilingConfig(**tiling), model.size_multiple, device)
 
 
 def rgb_psnr(found: Tensor, expected: Tensor) -> float:
     return round(float(psnr(found.clamp(0, 1), expected, quantize=False)[0]), 2)
+
+
+# WeatherDiffusion's own network and sampler, loaded from a clone of its repository.
+
+
+def their_sampler(clone: Path) -> Callable[..., Tensor]:
+    """Return their `generalized_steps_overlapping`, linear schedule, on the input's device instead of "cuda"."""
+    source = load_source(
+        clone / "utils/sampling.py", drop=("import utils.logging",), edit=("to('cuda')", "to(x.device)")
+    )
+
+    def sample(network: Callable[..., Tensor], degraded: Tensor, noise: Tensor, num_steps: int = NUM_STEPS) -> Tensor:
+        rows, columns = (range(0, side - PATCH + 1, STRIDE) for side in degraded.shape[-2:])
+        corners = [(row, column) for row in rows for column in columns]
+        levels, betas = range(0, 1000, 1000 // num_steps), torch.linspace(1e-4, 0.02, 1000, device=noise.device)
+        steps = source.generalized_steps_overlapping
+        xs, _ = steps(noise, degraded, levels, network, betas, corners=corners, p_size=PATCH)
+        return ((xs[-1].to(noise.device) + 1) / 2).clamp(0, 1)
+
+    return sample
+
+
+def their_network(clone: Path) -> torch.nn.Module:
+    """Return the network of their configs/allweather.yml."""
+    layers = {"ch": 128, "out_ch": 3, "ch_mult": [1, 2, 3, 4], "num_res_blocks": 2, "attn_resolutions": [16]}
+    model = types.SimpleNamespace(**layers, dropout=0.0, in_channels=3, resamp_with_conv=True)
+    config = types.SimpleNamespace(data=types.SimpleNamespace(image_size=PATCH, conditional=True), model=model)
+    return load_source(clone / "models/unet.py").DiffusionUNet(config).eval()
+
+
+def load_source(path: Path, drop: tuple[str, ...] = (), edit: tuple[str, str] = ("", "")) -> types.ModuleType:
+    """Load a source file as a module, without lines that contain one of `drop`, with `edit` = (old, new)."""
+    lines = [line for line in path.read_text().splitlines() if not any(part in line + "\n" for part in drop)]
+    module = types.ModuleType(path.stem)
+    exec(compile("\n".join(lines).replace(*edit), str(path), "exec"), module.__dict__)
+    return module
 
 
 if __name__ == "__main__":

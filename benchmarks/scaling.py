@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.utils.flop_counter import FlopCounterMode
+from gpu import flops_of
 
 from restore_diff import trained
 from restore_diff.trained import QUALITIES
@@ -86,9 +86,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
         restorer.restore(image, ["photograph"])
         seconds.append(time.perf_counter() - started)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    with FlopCounterMode(display=False) as counter:
-        restorer.restore(small, ["count"])
-    gflop = counter.get_total_flops() / 1e9 * megapixels * 1e6 / 64**2
+    gflop = flops_of(lambda: restorer.restore(small, ["count"])) / 1e9 * megapixels * 1e6 / 64**2
     return {
         "megapixels": round(height * width / 1e6, 3),
         "seconds": round(min(seconds), 3),

@@ -21,7 +21,7 @@ from restore_diff.checkpoint import (
     tidy,
 )
 from restore_diff.config import ExperimentConfig, to_dict
-from restore_diff.distributed import Processes, TrainingStopped
+from restore_diff.distributed import TrainingProcesses, TrainingStopped
 from restore_diff.files import sync_folder, write_durably
 from restore_diff.training.run import NullLog, RunLog, require_same_experiment
 
@@ -31,7 +31,7 @@ MANIFEST = "manifest.json"
 class ShardedCheckpoints:
     """The checkpoints in a folder, one folder each. All processes must call each method except `kept`."""
 
-    def __init__(self, folder: Path, config: ExperimentConfig, processes: Processes):
+    def __init__(self, folder: Path, config: ExperimentConfig, processes: TrainingProcesses):
         self._folder, self._config, self._processes = folder, config, processes
 
     def save(self, step: int, tensors: dict[str, Tensor]) -> None:

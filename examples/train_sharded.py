@@ -28,7 +28,7 @@ from restore_diff.commands.console import BAD_USAGE, OK, USER_ERRORS, complain, 
 from restore_diff.config import ConfigError, ExperimentConfig, load_config, to_dict, to_yaml
 from restore_diff.data.loading import Batch
 from restore_diff.diffusion.loss import draw_noise, draw_timesteps
-from restore_diff.distributed import PATIENCE, OtherProcessFailed, Processes, TrainingStopped, sharing
+from restore_diff.distributed import PATIENCE, OtherProcessFailed, TrainingProcesses, TrainingStopped, joined
 from restore_diff.models.layers import ResidualBlock, SelfAttention
 from restore_diff.randomness import mix
 from restore_diff.tensors import to_model_range
@@ -53,9 +53,9 @@ def main() -> int:
     is_first = True
     try:
         config = load_config(args.cfg, args.overrides)
-        with logging_to_console(), sharing() as share, printing(share.is_first):
-            place = _device(args.device, config, share.num_ranks)
-            processes = Processes(share.rank, share.num_ranks, place)
+        with logging_to_console(), joined() as started, printing(started.is_first):
+            place = _device(args.device, config, started.num)
+            processes = TrainingProcesses(started.rank, started.num, place)
             is_first = processes.is_first  # the first process reports the errors of all
             with processes.together():
                 train(config, args.fresh, place, processes)
@@ -66,7 +66,7 @@ def main() -> int:
         return getattr(error, "exit_code", BAD_USAGE)
 
 
-def train(config: ExperimentConfig, fresh: bool, place: torch.device, processes: Processes) -> None:
+def train(config: ExperimentConfig, fresh: bool, place: torch.device, processes: TrainingProcesses) -> None:
     """Train from the newest checkpoint to the last step and write the weights file."""
     settings = config.training
     pairs, _ = build.training_sets(config)
@@ -103,7 +103,11 @@ class ShardedTraining:
     """This process's part of weights, averages and moments, and the steps on all parts together."""
 
     def __init__(
-        self, config: ExperimentConfig, place: torch.device, processes: Processes, checkpoints: ShardedCheckpoints
+        self,
+        config: ExperimentConfig,
+        place: torch.device,
+        processes: TrainingProcesses,
+        checkpoints: ShardedCheckpoints,
     ):
         self._config, self._place, self._processes, self._checkpoints = config, place, processes, checkpoints
         self._diffusion = build.diffusion(config)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from restore_diff.api import LoadedRestorer, Run, evaluate, load, sample, train
     from restore_diff.data.pairs import SOURCES
+    from restore_diff.diffusion.guidance import GUIDANCE
     from restore_diff.diffusion.loss import LOSSES
     from restore_diff.diffusion.prediction import PREDICTIONS
-    from restore_diff.diffusion.samplers import GUIDANCE, SAMPLERS
+    from restore_diff.diffusion.samplers import SAMPLERS
     from restore_diff.diffusion.schedule import SCHEDULES
     from restore_diff.models.unet import MODELS
     from restore_diff.tensors import CODECS
@@ -26,11 +27,11 @@ _PLACES = {
     "SOURCES": "data.pairs",
     "LOSSES": "diffusion.loss",
     "PREDICTIONS": "diffusion.prediction",
-    "GUIDANCE": "diffusion.samplers",
+    "GUIDANCE": "diffusion.guidance",
     "SAMPLERS": "diffusion.samplers",
     "SCHEDULES": "diffusion.schedule",
     "MODELS": "models.unet",
-    "CODECS": "tensors",
+    "CODECS": "trained",
     "WEATHERS": "weather.renderer",
 }
 """Module of each public name; imported when the name is first used, so that `import restore_diff` is fast."""

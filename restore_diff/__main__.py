@@ -1,4 +1,4 @@
-"""restore-diff COMMAND: the same as restore-diff COMMAND."""
+"""python -m restore_diff COMMAND: the same as restore-diff COMMAND."""
 
 from restore_diff.commands.cli import main
 

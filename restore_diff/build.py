@@ -79,16 +79,16 @@ def renderer(config: DataConfig, pairs: Sequence[PairPath] = ()) -> WeatherRende
 
 
 def is_conditional(config: ExperimentConfig) -> bool:
-    """Whether the network takes a degraded image; else it trains on clean photographs, and nothing is scored."""
+    """Whether the network takes a degraded image; else it trains on clean photographs, and no test set is scored."""
     return config.model.condition_channels > 0
 
 
 def training_sets(config: ExperimentConfig) -> tuple[PairList, PairList | None]:
-    """The pairs to train on, and those held out for validation, None if unconditional. Raises DataError, ImageError."""
+    """The pairs to train on, and those held out for validation, None for none. Raises DataError, ImageError."""
     training, validation = hold_out(
         find_pairs(config.data.train, "train", Path(config.data.root)), config.data.num_validation
     )
-    return training, validation and _whole(config, validation) if is_conditional(config) else None
+    return training, validation and _whole(config, validation)
 
 
 def _whole(config: ExperimentConfig, validation: PairList) -> PairList | None:
@@ -97,7 +97,10 @@ def _whole(config: ExperimentConfig, validation: PairList) -> PairList | None:
     if config.data.on_bad == "error":
         refuse_damaged(damaged)
     pairs = tuple(p for p in validation.pairs if p.clean not in damaged and p.degraded not in damaged)
-    return _usable(config, replace(validation, pairs=pairs)) if pairs else None
+    if not pairs:
+        return None
+    validation = replace(validation, pairs=pairs)
+    return _usable(config, validation) if is_conditional(config) else validation
 
 
 def test_set(config: ExperimentConfig, source: str, crop_to_min: bool = False) -> PairList:
@@ -117,8 +120,10 @@ def _usable(config: ExperimentConfig, pairs: PairList) -> PairList:
 
 
 def images(config: ExperimentConfig, pairs: PairList) -> PairedImageDataset:
-    """Whole images to validate or test on, the same ones each time."""
-    return PairedImageDataset(pairs, renderer(config.data, pairs.pairs), config.seed)
+    """Whole images to validate or test on, the same ones each time; without degraded ones if unconditional."""
+    conditional = is_conditional(config)
+    render = renderer(config.data, pairs.pairs) if conditional else None
+    return PairedImageDataset(pairs, render, config.seed, conditional=conditional)
 
 
 def lpips(

@@ -4,7 +4,6 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from datetime import timedelta
 from itertools import groupby, zip_longest
 from typing import Any
@@ -36,7 +35,7 @@ class TrainingInterrupted(RuntimeError):
         self.step, self.exit_code = step, 128 + number
 
 
-# Several processes that train one model, started by torchrun: sums, agreement and failures.
+# Several processes that train one model or score one test set: sums, agreement and failures.
 
 PATIENCE = timedelta(minutes=30)
 """Timeout within a step for a process that hangs, e.g. on its disk."""
@@ -51,14 +50,67 @@ class OtherProcessFailed(RuntimeError):
 
 
 class Processes:
-    """This process, `rank`, of `num` that share each batch; by default the only one.
+    """This process, `rank`, of `num` that torchrun started; by default the only one. They share a test set."""
 
-    The default process group must exist. It carries words, and may take days over one: a validation, a save. Gradients
-    have a group of their own, NCCL on GPUs, in which nobody waits longer than PATIENCE.
+    def __init__(self, rank: int = 0, num: int = 1):
+        self.rank, self.num = rank, num
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that prints and writes."""
+        return self.rank == 0
+
+    def gather(self, mine: Any) -> list[Any]:
+        """Small values of all processes by rank, on each of them."""
+        if self.num == 1:
+            return [mine]
+        values: list[Any] = [None] * self.num
+        distributed.all_gather_object(values, mine)
+        return values
+
+    def wait(self) -> None:
+        """Wait for all processes."""
+        self.gather(None)
+
+    def positions(self, num_images: int) -> range:
+        """The images of a test set that this process scores: every `num`-th from `rank` on."""
+        return range(self.rank, num_images, self.num)
+
+    def all_rows(self, score: Callable[[], list[Any]]) -> list[Any]:
+        """The rows of all processes in the order of the test set, on each of them; `score` gives those of this one.
+
+        An error of `score` is raised here after the others were informed: they raise OtherRankFailed.
+        """
+        if self.num == 1:
+            return score()
+        try:
+            rows, failure = score(), None
+        except Exception as error:
+            rows, failure = [], error
+        try:
+            everywhere = self.gather((rows, None if failure is None else f"{type(failure).__name__}: {failure}"))
+        except RuntimeError as error:
+            raise OtherRankFailed("another process ended before its images were scored") from error
+        if failure is not None:
+            raise failure
+        if failed := [f"rank {rank}: {reason}" for rank, (_, reason) in enumerate(everywhere) if reason]:
+            raise OtherRankFailed("; ".join(failed))
+        return in_order([rows for rows, _ in everywhere])
+
+
+class OtherRankFailed(UserError):
+    """Another process failed to score its images."""
+
+
+class TrainingProcesses(Processes):
+    """Processes that share each batch.
+
+    The default process group must exist. It carries messages, and may take days over one: a validation, a save.
+    Gradients have a group of their own, NCCL on GPUs, in which nobody waits longer than PATIENCE.
     """
 
     def __init__(self, rank: int = 0, num: int = 1, device: torch.device | None = None):
-        self.rank, self.num = rank, num
+        super().__init__(rank, num)
         if num == 1:
             return
         from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
@@ -68,11 +120,6 @@ class Processes:
             self._store.delete_key(FAILURE)  # left by the processes before a restart
         backend = "nccl" if device is not None and device.type == "cuda" else "gloo"
         self._gradients: Any = distributed.new_group(backend=backend, timeout=PATIENCE)
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this process is the one that prints and writes."""
-        return self.rank == 0
 
     def wrap_ddp(self, network: nn.Module) -> nn.Module:
         """Wrap in DDP: weights of the first process, gradients summed over the processes."""
@@ -106,18 +153,6 @@ class Processes:
         distributed.all_reduce(number, distributed.ReduceOp.MAX)
         return signal.Signals(int(number)) if number else None
 
-    def gather(self, mine: Any) -> list[Any]:
-        """Small values of all processes by rank, on each of them."""
-        if self.num == 1:
-            return [mine]
-        values: list[Any] = [None] * self.num
-        distributed.all_gather_object(values, mine)
-        return values
-
-    def wait(self) -> None:
-        """Wait for all processes."""
-        self.gather(None)
-
     @contextmanager
     def together(self) -> Iterator[None]:
         """An error in one process ends all: the others raise OtherProcessFailed with its message.
@@ -147,7 +182,7 @@ class Processes:
             return None
 
 
-ALONE = Processes()
+ALONE = TrainingProcesses()
 
 
 def _sum(group, bucket) -> torch.futures.Future[Tensor]:
@@ -167,75 +202,24 @@ def _last_words(error: Exception) -> str:
     return "another process exited unexpectedly (killed?), or the network between the processes failed"
 
 
-# Sharing a test set among the processes of torchrun: each scores some images, all get all rows.
+# The start by torchrun.
 
 PATIENCE_FOR_ROWS = timedelta(days=7)
-"""Timeout for the rows of others; a process that ends is noticed at once."""
-
-
-class OtherRankFailed(UserError):
-    """Another process failed to score its share."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """The images at every `num_ranks`-th position from `rank` on; by default, all of them."""
-
-    rank: int = 0
-    num_ranks: int = 1
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this process is the one that writes and prints."""
-        return self.rank == 0
-
-    def positions(self, num_images: int) -> range:
-        """Of this share in a test set."""
-        return range(self.rank, num_images, self.num_ranks)
-
-    def all_rows(self, score: Callable[[], list[Any]]) -> list[Any]:
-        """The rows of all shares in the order of the test set, on every rank; `score` gives those of this share.
-
-        What `score` raises is raised here once the others know of it: they raise OtherRankFailed.
-        """
-        if self.num_ranks == 1:
-            return score()
-        try:
-            rows, failure = score(), None
-        except Exception as error:
-            rows, failure = [], error
-        shares = self._exchange((rows, None if failure is None else f"{type(failure).__name__}: {failure}"))
-        if failure is not None:
-            raise failure
-        if failed := [f"rank {rank}: {reason}" for rank, (_, reason) in enumerate(shares) if reason]:
-            raise OtherRankFailed("; ".join(failed))
-        return in_order([rows for rows, _ in shares])
-
-    def _exchange(self, mine: tuple[list[Any], str | None]) -> list[tuple[list[Any], str | None]]:
-        shares: list[Any] = [None] * self.num_ranks
-        try:
-            distributed.all_gather_object(shares, mine)
-        except RuntimeError as error:
-            raise OtherRankFailed("another process ended before its images were scored") from error
-        return shares
-
-
-WHOLE = Share()
-"""Everything, in one process."""
+"""Timeout of the default group; a process that ends is noticed at once."""
 
 
 @contextmanager
-def sharing() -> Iterator[Share]:
-    """The share of this process, inside the block: its rank's where torchrun started several, else the whole."""
-    num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    if num_ranks == 1:
-        yield WHOLE
+def joined() -> Iterator[Processes]:
+    """The processes that torchrun started, inside the block; without it, this one alone."""
+    num = int(os.environ.get("WORLD_SIZE", "1"))
+    if num == 1:
+        yield ALONE
         return
     if torch.cuda.is_available():  # "cuda" means the GPU of this process
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     _join()
     try:
-        yield Share(distributed.get_rank(), num_ranks)
+        yield Processes(distributed.get_rank(), num)
     finally:
         distributed.destroy_process_group()
 

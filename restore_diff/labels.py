@@ -10,10 +10,10 @@ from restore_diff.randomness import generator
 LABELS = ("none", "rain", "haze", "snow", "raindrop")
 """Default meaning of the places of a hint; a checkpoint keeps its own in `model.labels`. The first is always `none`."""
 
-SURE = 0.7
-"""Confidence above which a label is used."""
+SURE = 0.8
+"""Confidence above which a label is used (docs/results/recognition.md)."""
 
-POSSIBLE = 0.2
+POSSIBLE = 0.4
 """Confidence in `none` above which it is used when no kind of weather is sure."""
 
 
@@ -43,15 +43,15 @@ def hints_with_dropout(
     return hints([w if draw >= dropout else None for w, draw in zip(weathers, drawn, strict=True)], labels)
 
 
-def decided(logits: Tensor) -> Tensor:
+def decided(logits: Tensor, sure: float = SURE, possible: float = POSSIBLE) -> Tensor:
     """Logits (batch, num_labels) -> hints: the one kind of weather that is sure, if no other kind is likely.
 
     A wrong label harms more than a right one helps, so in doubt the weather is unknown. The place of `none`, the first,
-    then holds its confidence if that is above POSSIBLE: a photograph that may be clean is left nearly as it is.
+    then holds its confidence if that is above `possible`: a photograph that may be clean is left nearly as it is.
     """
     confidence = logits.sigmoid()
     alone = (confidence > 0.5).sum(1, keepdim=True) == 1
-    hint = ((confidence > SURE) & alone).to(torch.float32)
+    hint = ((confidence > sure) & alone).to(torch.float32)
     hint[:, 0] = 0
-    hint[:, 0] = confidence[:, 0] * ((confidence[:, 0] > POSSIBLE) & ~hint.any(1))
+    hint[:, 0] = confidence[:, 0] * ((confidence[:, 0] > possible) & ~hint.any(1))
     return hint

@@ -112,6 +112,9 @@ class RainConfig:
         description="folder of streak pictures on black, cut up instead of drawn streaks; then only brightness, veil "
         "and airlight count",
     )
+    extremes: Share = Field(
+        default=0.0, description="share of images with a downpour, or with streaks close to the lens, instead"
+    )
 
 
 @settings
@@ -125,6 +128,7 @@ class HazeConfig:
     airlight: Range[Share] = Field(default=(0.7, 1.0), description="brightness of the haze in its strongest colour")
     tint: Range[Share] = Field(default=(0.0, 0.1), description="how much darker its weakest colour is, blue or red")
     unevenness: Range[Share] = Field(default=(0.0, 0.15), description="how much darker the haze may be at places")
+    extremes: Share = Field(default=0.0, description="share of images with thin, dense, night or coloured haze instead")
 
 
 @settings
@@ -153,6 +157,9 @@ class SnowConfig:
     airlight: Range[Share] = Field(default=(0.7, 1.0), description="brightness of that mist")
     masks: str = Field(
         default="", description="folder of pictures of flakes on black; they take the place of all before opacity"
+    )
+    extremes: Share = Field(
+        default=0.0, description="share of images with flakes close to the lens, a storm, or few small flakes, instead"
     )
 
 
@@ -185,11 +192,12 @@ class RaindropConfig:
     shading: Range[Share] = Field(default=(0.05, 0.5), description="share of light lost at the upper outline of a drop")
     highlight: Range[Share] = Field(default=(0.2, 0.9), description="whiteness of the bright spot in its lower part")
     opacity: Range[Share] = Field(default=(0.8, 1.0), description="share of the scene behind that a drop hides")
+    extremes: Share = Field(default=0.0, description="share of images with large drops far out of focus instead")
 
 
 @settings
 class CameraConfig:
-    """What the camera adds after the weather: noise of the sensor, then compression. By default neither.
+    """What the camera adds after the weather: noise of the sensor, sharpening, then compression. By default nothing.
 
     Linear light is the coded value before the curve of sRGB. Telephones have a `shot_noise` from 0.0001 by day to 0.012
     at night, and a `read_noise` from 0.0001 to 0.015 (Brooks et al., "Unprocessing images", CVPR 2019).
@@ -197,8 +205,12 @@ class CameraConfig:
 
     shot_noise: Range[Share] = Field(default=(0.0, 0.0), description="variance of the noise per unit of linear light")
     read_noise: Range[Share] = Field(default=(0.0, 0.0), description="standard deviation in the dark, of linear light")
+    sharpening: Range[Share] = Field(default=(0.0, 0.0), description="share of what a blur of 1 px removes, added")
     jpeg: Share = Field(default=0.0, description="share of images that are compressed")
     jpeg_quality: Range[JpegQuality] = Field(default=(40, 95), description="as JPEG writers count it")
+    jpeg_scale: Range[Ratio] = Field(
+        default=(1.0, 1.0), description="size at compression over the final size: most web pictures are scaled down"
+    )
 
 
 # Settings of the images that train and score a network.
@@ -324,8 +336,8 @@ class SamplerConfig:
 
 @settings
 class NetworkConfig:
-    kind: str = Field(default="unet", description="the network: unet, or an entry of MODELS")
-    options: Options = Field(default_factory=dict, description="of a plugin's network")
+    kind: str = Field(default="unet", description="the network: unet, transformer, autoencoder, or an entry of MODELS")
+    options: Options = Field(default_factory=dict, description="of a network other than unet")
     base_channels: int = Field(default=128, ge=8, le=8192, multiple_of=2, description="channels at full resolution")
     channel_multipliers: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
         default=(1, 2, 3, 4), min_length=1, max_length=12, description="one per level"
@@ -349,15 +361,15 @@ class NetworkConfig:
         min_length=1,
         description="meaning of the hint's places, none first; kept with the weights",
     )
-    recognise: bool = Field(default=False, description="unet with a hint: a head that detects the weather")
+    recognise: bool = Field(default=False, description="with a hint: a head that detects the weather")
     image_channels: int = Field(default=3, ge=1, description="channels of x_t and of the output")
     condition_channels: int = Field(default=3, ge=0, description="channels of the degraded image; 0: no condition")
 
 
 @settings
 class CodecConfig:
-    name: str = Field(default="identity", description="identity, or an entry of CODECS: from pixels to latents")
-    options: Options = Field(default_factory=dict, description="of a plugin's codec")
+    name: str = Field(default="identity", description="identity, autoencoder, diffusers, or an entry of CODECS")
+    options: Options = Field(default_factory=dict, description="of a codec other than identity")
 
 
 # Settings of how an image of any size is taken through the network.

@@ -10,21 +10,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import Field
 
 from restore_diff.checkpoint import Weights, WeightsError, load_checkpoint_weights, without_retired
 from restore_diff.config import ConfigError, ExperimentConfig, config_from_dict, to_dict
+from restore_diff.diffusion.guidance import GUIDANCE, PosteriorSampling, Projection
+from restore_diff.diffusion.operators import operator_of
 from restore_diff.diffusion.prediction import PREDICTIONS, Predictor
-from restore_diff.diffusion.samplers import GUIDANCE, SAMPLERS
+from restore_diff.diffusion.samplers import SAMPLERS, Guidance
 from restore_diff.diffusion.schedule import NoiseSchedule
 from restore_diff.errors import UserError
 from restore_diff.labels import hints
-from restore_diff.models.unet import Network, UNet, make_network
+from restore_diff.models.autoencoder import Autoencoder, DiffusersCodec
+from restore_diff.models.unet import Network, make_network
 from restore_diff.randomness import mix
 from restore_diff.registry import choose, make
 from restore_diff.restoration.recognition import Recognition
 from restore_diff.restoration.restorer import Restorer, Samples
 from restore_diff.restoration.tiling import network_pixels
-from restore_diff.tensors import CODECS, Codec
+from restore_diff.restoration.zero_shot import preparation
+from restore_diff.settings import settings
+from restore_diff.tensors import CODECS, Codec, Images, Timesteps, to_model_range, to_unit_range
 
 RUNS = Path("runs")
 SHIPPED = Path(__file__).resolve().parent / "weights" / "all_weather.safetensors"
@@ -89,9 +95,14 @@ def load_restorer(
     tile_size_px: int | None = None,
     tile_overlap_px: int | None = None,
     weather: str | None = None,
+    zero_shot: str | None = None,
 ) -> tuple[Restorer, str]:
     """A restorer with the weights of a checkpoint, and one line that describes it; None: the value of the config."""
     path, config, weights = load_experiment(checkpoint)
+    if zero_shot is not None:
+        config = for_task(config, zero_shot)
+    elif not config.model.condition_channels and not config.sampler.guidance:
+        raise ConfigError([f"{path}: an unconditional network restores with --zero-shot only: add a task, e.g. sr:2"])
     if quality is not None:
         config = at_quality(config, quality)
     given = {
@@ -216,25 +227,17 @@ def restorer(
         with settings_of("--weather"):
             hint = hints([None if weather == "unknown" else weather], labels)
         predictor = partial(model, weather=hint.to(device))
-    elif isinstance(model, UNet) and config.model.recognise:
-        last_t = config.schedule.num_timesteps - 1
-        recognition = Recognition(
-            model.recognise,
-            lambda hint: partial(model, weather=hint),
-            last_t,
-            model.size_multiple,
-            device,
-            bfloat16=precision == "bfloat16",
-        )
+    elif config.model.recognise:
+        recognition = _recognition(config, model, device, precision)
+    guidance = _guidance(config)
+    if guidance is not None and not config.model.condition_channels:
+        predictor = partial(_without_degraded, predictor)
     with settings_of("diffusion"):
         choose(PREDICTIONS, config.diffusion.prediction, "diffusion.prediction")
     settings, levels = config.sampler, schedule(config)
     with settings_of("sampler"):
         prediction = config.diffusion.prediction
         sampler = make(SAMPLERS, settings.name, "sampler.name", settings.options, levels, prediction, settings)
-        guidance = settings.guidance and make(
-            GUIDANCE, settings.guidance, "sampler.guidance", settings.guidance_options
-        )
     samples = Samples(settings.num_samples, settings.mirror)
     return Restorer(
         predictor,
@@ -246,14 +249,85 @@ def restorer(
         samples,
         recognition,
         codec=codec(config),
-        guidance=guidance or None,
+        guidance=guidance,
+        prepare=preparation(guidance.task) if isinstance(guidance, Projection | PosteriorSampling) else None,
     )
+
+
+def _recognition(config: ExperimentConfig, model: Network, device: torch.device, precision: str) -> Recognition:
+    return Recognition(
+        model.recognise,
+        lambda hint: partial(model, weather=hint),
+        config.schedule.num_timesteps - 1,
+        model.size_multiple,
+        device,
+        bfloat16=precision == "bfloat16",
+    )
+
+
+def for_task(config: ExperimentConfig, task: str) -> ExperimentConfig:
+    """The config for a zero-shot task: inpaint:MASK, sr:FACTOR, deblur:SIGMA or colorize; by projection, if it has no
+    guidance. Raises ConfigError for an unknown task, and for a network that is not an unconditional one of pixels.
+    """
+    if config.model.condition_channels or config.codec.name != "identity":
+        rule = "zero-shot restoration needs an unconditional network of pixels (model.condition_channels=0)"
+        raise ConfigError([f"--zero-shot: {rule}; train one, e.g. with prior.yaml"])
+    with settings_of("--zero-shot"):
+        operator_of(task)
+    options = {**config.sampler.guidance_options, "task": task}
+    guidance = config.sampler.guidance or "projection"
+    return with_overrides(config, sampler__guidance=guidance, sampler__guidance_options=options)
+
+
+def _guidance(config: ExperimentConfig) -> Guidance | None:
+    settings = config.sampler
+    if not settings.guidance:
+        return None
+    with settings_of("sampler"):
+        return make(GUIDANCE, settings.guidance, "sampler.guidance", settings.guidance_options)
+
+
+def _without_degraded(
+    predictor: Predictor, x_t: Images, t: Timesteps, degraded: Images | None, **condition: Any
+) -> Images:
+    """The output of an unconditional network, whose degraded image only the guidance looks at."""
+    return partial(predictor, **condition)(x_t, t, None)
 
 
 def codec(config: ExperimentConfig) -> Codec:
     """From pixels to what the network works on. Raises ConfigError."""
     with settings_of("codec"):
         return make(CODECS, config.codec.name, "codec.name", config.codec.options)
+
+
+@settings
+class AutoencoderWeights:
+    weights: str = Field(min_length=1, description="run, checkpoint or weights file of a network of kind autoencoder")
+
+
+class AutoencoderCodec:
+    """Latents of an autoencoder that train.py trained. Raises WeightsError for other weights."""
+
+    Settings = AutoencoderWeights
+
+    def __init__(self, options: AutoencoderWeights):
+        path, config, weights = load_experiment(Path(options.weights))
+        model = trained_network(config, weights, torch.device("cpu"))
+        if not isinstance(model, Autoencoder):
+            raise WeightsError(f"codec.options.weights: {path}: model.kind is {config.model.kind}, not autoencoder")
+        self.network = model.requires_grad_(False)
+        self.downscale = model.downscale
+
+    def encode(self, images: Images) -> Images:
+        """As `Codec.encode`."""
+        return self.network.to(images.device).encode(to_model_range(images))
+
+    def decode(self, latents: Images) -> Images:
+        """As `Codec.decode`."""
+        return to_unit_range(self.network.to(latents.device).decode(latents))
+
+
+CODECS |= {"autoencoder": AutoencoderCodec, "diffusers": DiffusersCodec}
 
 
 @contextmanager

@@ -52,6 +52,25 @@ MISTAKES: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
             "return read.clean(output, x_t, signal, noise, degraded) - clean",
         ),
     },
+    ("diffusion/guidance.py", "diffusion/test_guidance"): {
+        "scale of the label counted from no label": (
+            "torch.lerp(without.clean, estimate.clean, 1 + self.options.scale)",
+            "torch.lerp(without.clean, estimate.clean, self.options.scale)",
+        ),
+        "gradient scaled by the noise once": ("level.noise**2 / level.signal", "level.noise / level.signal"),
+        "likelihood without the variance of the estimate": (
+            "self.noise**2 + (self.operator.gain * level.noise) ** 2",
+            "self.noise**2 + 1e-4",
+        ),
+        "noise of the measured image in [-1, 1]": (
+            "self.noise = 2 * options.noise\n\n",
+            "self.noise = options.noise\n\n",
+        ),
+    },
+    ("diffusion/operators.py", "diffusion/test_guidance"): {
+        "unknown pixels measured": ("torch.where(degraded.isnan(),", "torch.where(degraded.isinf(),"),
+        "blur by twice the variance": ("-2 * (math.pi * sigma) ** 2", "-4 * (math.pi * sigma) ** 2"),
+    },
     ("diffusion/loss.py", "diffusion/test_gaussian"): {
         "weight of the clean image": (
             "return snr.clamp(self.config.snr_min, self.config.snr_max) / snr",
@@ -100,9 +119,9 @@ MISTAKES: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
             "level.signal * degraded.to(x_t.dtype) + level.noise * x_t",
             "degraded.to(x_t.dtype) + level.noise * x_t",
         ),
-        "Heun without the first slope": ("slope * (epsilon + later) / 2", "slope * later"),
-        "multistep of even steps": ("(2 * _ratio(before[0], level, following))", "2"),
-        "UniPC without corrector": ("x_t = _corrected(left, past, level, clean)", "pass"),
+        "Heun without the first slope": ("slope * (found.epsilon + later) / 2", "slope * later"),
+        "multistep of even steps": ("(2 * _ratio(before, level, following))", "2"),
+        "UniPC without corrector": ("x_t = _corrected(left[0], past, level, found.clean)", "pass"),
     },
     ("metrics/fidelity.py", "metrics/test_fidelity"): {
         "luma truncated": ("return (values + 0.5).floor()", "return values.floor()"),
@@ -139,11 +158,15 @@ MISTAKES: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
             "seeds.max().item() for seeds in finite",
         ),
     },
+    ("evaluation/page.py", "evaluation/test_page"): {
+        "file names as HTML": ("autoescape=True", "autoescape=False"),
+        "each example without its first image": ("in shown.images.items()}", "in [*shown.images.items()][1:]}"),
+    },
     ("evaluation/evaluator.py", "evaluation/test_evaluator"): {
         "clean scored against itself": ("self.scorer(degraded, clean).items()", "self.scorer(clean, clean).items()"),
     },
     ("distributed.py", "evaluation/test_sharing"): {
-        "images scored twice": ("range(self.rank, num_images, self.num_ranks)", "range(0, num_images, self.num_ranks)"),
+        "images scored twice": ("range(self.rank, num_images, self.num)", "range(0, num_images, self.num)"),
     },
     ("restoration/tiling.py", "restoration/test_tiling"): {
         "edge repeated": (

@@ -1,5 +1,6 @@
 """The Python front door: load, train, evaluate, sample."""
 
+import shutil
 import subprocess
 import sys
 
@@ -7,9 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 
 import restore_diff as rd
+from restore_diff.checkpoint import Checkpoint, Progress, save_checkpoint
 from restore_diff.commands.restore import main as restore
+from restore_diff.config import config_from_dict, to_dict
+from restore_diff.trained import SHIPPED, network
 
 
 @pytest.fixture(scope="module")
@@ -132,11 +137,70 @@ def test_guidance_changes_the_result_and_scale_zero_does_not(restorer):
     assert darker.mean() < plain.mean() - 0.02
 
 
-def test_a_hub_repository_is_read_from_a_folder_that_stands_for_it(monkeypatch, tmp_path):
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A folder that stands for the hub, with a folder for each repository; huggingface_hub sends nothing."""
     import huggingface_hub
 
-    from restore_diff.trained import SHIPPED
+    def upload_folder(repo_id, folder_path, **_):
+        shutil.copytree(folder_path, tmp_path / "hub" / repo_id, dirs_exist_ok=True)
 
-    (tmp_path / "model.safetensors").symlink_to(SHIPPED)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "create_repo", lambda name, **_: (tmp_path / "hub" / name).mkdir(parents=True))
+    monkeypatch.setattr(huggingface_hub, "upload_folder", upload_folder)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(tmp_path / "hub" / name))
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A finished run of a small network, with one scored test set."""
+    config = config_from_dict({"name": "small", "model": {"base_channels": 32, "head_channels": 0}})
+    tensors = {name: tensor + 0.01 for name, tensor in network(config).state_dict().items()}  # no output of zeros
+    checkpoint = Checkpoint(
+        Progress(step=7, best=None, loss_scale=None, meter_totals=(0, 0, 0)),
+        to_dict(config),
+        {},
+        tensors,
+        tensors,
+        {"conv_in.weight/step": torch.zeros(())},
+    )
+    save_checkpoint(tmp_path / "runs/small/checkpoints", checkpoint)
+    (tmp_path / "runs/small/test/rain100l").mkdir(parents=True)
+    (tmp_path / "runs/small/test/rain100l/table.md").write_text("| PSNR |\n| 31.86 |\n")
+    return rd.Run(tmp_path / "runs/small", config)
+
+
+def test_a_run_on_the_hub_restores_as_it_does_here(hub, run):
+    run.push_to_hub("someone/small")
+    assert sorted(path.name for path in (hub / "someone/small").iterdir()) == ["README.md", "model.safetensors"]
+    card = (hub / "someone/small/README.md").read_text()
+    assert card.startswith("---\nlibrary_name: restore_diff\npipeline_tag: image-to-image\n")
+    for text in ('rd.load("hub:someone/small")', "| 31.86 |", "7 optimizer steps on `skimage`"):
+        assert text in card
+    given = picture(16, 16)
+    assert torch.equal(rd.load("hub:someone/small")(given), run.load()(given))
+
+
+def test_a_card_of_the_user_s_own_is_uploaded(hub, run, tmp_path):
+    (tmp_path / "card.md").write_text("# Mine")
+    run.push_to_hub("someone/small", card=tmp_path / "card.md")
+    assert (hub / "someone/small/README.md").read_text() == "# Mine"
+    with safe_open(hub / "someone/small/model.safetensors", "pt") as file:
+        assert file.metadata()["model_card"] == "# Mine"
+
+
+def test_an_upload_that_fails_is_one_sentence(hub, run, monkeypatch):
+    def refuse(name, **_):
+        raise OSError("403 Forbidden\nRequest ID: 1")
+
+    monkeypatch.setattr("huggingface_hub.create_repo", refuse)
+    with pytest.raises(ValueError, match=r"^hub:someone/small: not uploaded \(403 Forbidden\)$"):
+        run.push_to_hub("someone/small")
+    with pytest.raises(ValueError, match="no such checkpoint"):
+        rd.Run(run.path / "gone", run.config).push_to_hub("someone/small")
+
+
+def test_a_hub_repository_is_read_from_a_folder_that_stands_for_it(hub):
+    (hub / "someone/weights").mkdir(parents=True)
+    (hub / "someone/weights/model.safetensors").symlink_to(SHIPPED)
     assert rd.load("hub:someone/weights").config.model.hint

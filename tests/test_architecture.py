@@ -29,8 +29,9 @@ MAY_IMPORT = {
     "config": {"errors", "settings", "registry", "files"},
     "trained": LEAVES | {"checkpoint", "config", "diffusion", "models", "restoration"},
     "build": LEAVES | {"trained", "config", "data", "diffusion", "evaluation", "metrics", "weather"},
-    "interop": LEAVES | {"checkpoint", "config", "models"},
+    "interop": LEAVES | {"checkpoint", "config", "diffusion", "models"},
     "doctor": LEAVES | {"build", "trained", "config", "data", "models"},
+    "app": LEAVES | {"trained", "data", "restoration", "commands"},
     "api": LEAVES | {"build", "trained", "checkpoint", "config", "diffusion", "evaluation", "interop", "commands"},
 }
 """Areas, and modules at the top, by what they may import. `commands` may import everything."""

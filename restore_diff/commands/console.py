@@ -4,12 +4,13 @@ import argparse
 import contextlib
 import io
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 from tqdm import tqdm
 
@@ -24,6 +25,8 @@ SOME_FAILED = 3
 STOPPED = 4
 INTERRUPTED = 130
 """128 + SIGINT, as in shells."""
+READER_GONE = 141
+"""128 + SIGPIPE: the program that read the output has ended, as `head` does."""
 TERMINATED = 143
 """128 + SIGTERM."""
 
@@ -45,6 +48,15 @@ DTYPES = {
     "float16": "float16",
     "fp16": "float16",
 }
+
+
+def program(script: str) -> str:
+    """The name for usage and errors: `restore.py`, or `restore-diff restore` if this process was started so."""
+    by_command = Path(sys.argv[0]).stem == "restore-diff" or Path(sys.argv[0]).parts[-2:] == (
+        "restore_diff",
+        "__main__.py",
+    )
+    return f"restore-diff {script.removesuffix('.py')}" if by_command and script.endswith(".py") else script
 
 
 def hyphenated(argv: list[str]) -> list[str]:
@@ -114,9 +126,17 @@ def lines_of(error: Exception | str) -> list[str]:
     return text.splitlines() or [type(error).__name__]
 
 
-def complain(program: str, error: Exception | str) -> None:
-    """Print an error on stderr, one line per mistake."""
-    say(*(f"{program}: {line}" for line in lines_of(error)), to=sys.stderr)
+def complain(script: str, error: Exception | str) -> None:
+    """Print an error on stderr, one line per mistake. Raises SystemExit if the reader of the output is gone."""
+    if isinstance(error, BrokenPipeError):
+        end_quietly()
+    say(*(f"{program(script)}: {line}" for line in lines_of(error)), to=sys.stderr)
+
+
+def end_quietly() -> NoReturn:
+    """Raise SystemExit without a message, as Unix tools end when their output is not read any more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python writes at exit
+    raise SystemExit(READER_GONE)
 
 
 @contextmanager

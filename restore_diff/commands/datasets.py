@@ -34,7 +34,7 @@ class SplitFound:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return the exit code of the help text. Raises SystemExit for --help and malformed arguments."""
-    args = _parse(hyphenated(sys.argv[1:] if argv is None else argv))
+    args = parser().parse_args(hyphenated(sys.argv[1:] if argv is None else argv))
     try:
         return _show(args)
     except (DataError, OSError) as error:
@@ -45,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
+    """The arguments, for `parse_args` and for shell completion."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="List the known data sets: images found / published, `-` if none or not all are found.",
@@ -56,7 +57,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     root_help = "folder of the data sets (default: data)"
     parser.add_argument("--root", type=path, default=Path("data"), metavar="FOLDER", help=root_help)
     parser.add_argument("--json", action="store_true", help="print JSON")
-    return parser.parse_args(argv)
+    return parser
 
 
 def _show(args: argparse.Namespace) -> int:

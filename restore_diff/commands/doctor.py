@@ -100,7 +100,8 @@ def _split(subjects: "list[DataSet]", args: argparse.Namespace) -> "Check":
     return Check(one.label, "split", "ok", f"{args.split}: {pairs}; {scenes}")
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
+    """The arguments, for `parse_args` and for shell completion."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Check this machine or, with --data, data sets: names, files, sizes, duplicates, and pictures that "
@@ -119,10 +120,14 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=count(0), metavar="N", help="select another split (default 0)")
     parser.add_argument("--json", action="store_true", help="print JSON with all names")
     parser.add_argument("-j", "--jobs", type=count(1, 256), metavar="N", help="threads that read files")
-    args = parser.parse_args(hyphenated(argv))
+    return parser
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    args = parser().parse_args(hyphenated(argv))
     for name, needs in (("against", "data"), ("split", "data"), ("test_share", "split"), ("seed", "split")):
         if getattr(args, name) not in (None, []) and not getattr(args, needs):
-            parser.error(f"--{name.replace('_', '-')}: no effect without --{needs}")
+            parser().error(f"--{name.replace('_', '-')}: no effect without --{needs}")
     for name, value in {"test_share": 0.1, "seed": 0, "jobs": min(8, os.cpu_count() or 1)}.items():
         if getattr(args, name) is None:
             setattr(args, name, value)

@@ -26,7 +26,9 @@ IMPORT = "restore-diff import-ckpt"
 
 def main(argv: list[str]) -> int:
     """Run export; its help lists the exit codes. Raises SystemExit for --help and malformed arguments."""
-    args = _parse_export(argv)
+    args = parser().parse_args(argv)
+    if args.format != "safetensors" and (args.half or args.card):
+        parser().error("--half and --card are for safetensors")
     if problem := _output_problem(args.output, args.overwrite, is_folder=args.format == "diffusers"):
         complain(EXPORT, problem)
         return BAD_USAGE
@@ -55,25 +57,35 @@ def main(argv: list[str]) -> int:
 
 def import_main(argv: list[str]) -> int:
     """Run import-ckpt; its help lists the exit codes. Raises SystemExit for --help and malformed arguments."""
-    args = _parse_import(argv)
+    args = import_parser().parse_args(argv)
     if problem := _output_problem(args.output, args.overwrite, is_folder=False):
         complain(IMPORT, problem)
         return BAD_USAGE
-    from restore_diff.checkpoint import save_weights
-    from restore_diff.config import to_dict  # slow, as are those that follow
+    import torch  # slow, as are those that follow
+
+    from restore_diff.checkpoint import Weights, save_weights
+    from restore_diff.config import to_dict
+    from restore_diff.interop.diffusers import read_diffusers
     from restore_diff.interop.weatherdiffusion import read_weatherdiffusion
+    from restore_diff.trained import trained_network
 
     try:
-        imported = read_weatherdiffusion(args.file)
+        read = {"weatherdiffusion": read_weatherdiffusion, "diffusers": read_diffusers}[args.format]
+        tensors, config, step = read(args.file)
+        trained_network(config, Weights(tensors, {}, step), torch.device("cpu"))  # raises an error for other weights
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        save_weights(args.output, imported.tensors, to_dict(imported.config), imported.step)
+        save_weights(args.output, tensors, to_dict(config), step)
     except USER_ERRORS as error:
         complain(IMPORT, error)
         return BAD_USAGE
-    millions = sum(tensor.numel() for tensor in imported.tensors.values()) / 1e6
-    tile = imported.config.tiling.tile_size_px
-    say(f"{args.output}: {millions:.1f} M parameters, for tiles of {tile} px, step {imported.step}")
-    say(f"next    python restore.py -i your_photos -o restored --ckpt {args.output}")
+    millions = sum(tensor.numel() for tensor in tensors.values()) / 1e6
+    tile = config.tiling.tile_size_px
+    sizes = f"for tiles of {tile} px" if tile else "for whole images"
+    say(f"{args.output}: {millions:.1f} M parameters, {sizes}, step {step}")
+    if config.model.condition_channels:
+        say(f"next    restore-diff restore -i your_photos -o restored --ckpt {args.output}")
+    else:
+        say(f"next    restore-diff sample --ckpt {args.output} -o samples.png")
     return OK
 
 
@@ -100,8 +112,11 @@ def _to_onnx(args: argparse.Namespace, config: "ExperimentConfig", weights: "Wei
 def _to_diffusers(args: argparse.Namespace, config: "ExperimentConfig", weights: "Weights") -> None:
     from restore_diff.interop.diffusers import save_diffusers
 
-    save_diffusers(args.output, config, weights)
-    say(f"{args.output}: diffusers.UNet2DModel.from_pretrained; its sample is torch.cat([degraded, x_t], dim=1)")
+    samples = save_diffusers(args.output, config, weights)
+    sample = "torch.cat([degraded, x_t], dim=1)" if config.model.condition_channels else "x_t"
+    say(f"{args.output}: diffusers.UNet2DModel.from_pretrained; its sample is {sample}")
+    if samples:
+        say("and diffusers.DDIMPipeline.from_pretrained, which samples images")
 
 
 def _to_safetensors(args: argparse.Namespace, config: "ExperimentConfig", weights: "Weights") -> None:
@@ -111,7 +126,7 @@ def _to_safetensors(args: argparse.Namespace, config: "ExperimentConfig", weight
     card = args.card.read_text(encoding="utf-8") if args.card else ""
     args.output.parent.mkdir(parents=True, exist_ok=True)
     save_weights(args.output, weights.tensors, to_dict(config), weights.step, args.half, card)
-    say(f"{args.output}: python restore.py -i your_photos -o restored --ckpt {args.output}")
+    say(f"{args.output}: restore-diff restore -i your_photos -o restored --ckpt {args.output}")
 
 
 EXPORTS = {"onnx": _to_onnx, "diffusers": _to_diffusers, "safetensors": _to_safetensors}
@@ -127,7 +142,8 @@ def _output_problem(output: Path, overwrite: bool, is_folder: bool) -> str:
     return f"{output} exists already; --overwrite replaces it" if exists and not overwrite else ""
 
 
-def _parse_export(argv: list[str]) -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
+    """The arguments of export, for `parse_args` and for shell completion."""
     parser = argparse.ArgumentParser(
         prog=EXPORT,
         description="Write the averaged weights of a run for other programs.",
@@ -137,8 +153,8 @@ def _parse_export(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "format",
         choices=list(EXPORTS),
-        help="onnx: one file, checked against torch; diffusers: a folder for UNet2DModel; "
-        "safetensors: one file for restore.py and test.py",
+        help="onnx: one file, checked against torch; diffusers: a folder for UNet2DModel, and for DDIMPipeline if "
+        "unconditional; safetensors: one file for restore.py and test.py",
     )
     parser.add_argument("--ckpt", type=path, metavar="PATH", help=CHECKPOINT)
     parser.add_argument("--plugin", type=path, action="append", default=[], metavar="FILE", help=PLUGIN)
@@ -146,21 +162,21 @@ def _parse_export(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument("--half", action="store_true", help="safetensors: store float16, half the size")
     parser.add_argument("--card", type=path, metavar="FILE", help="safetensors: store this model card in the file")
-    args = parser.parse_args(argv)
-    if args.format != "safetensors" and (args.half or args.card):
-        parser.error("--half and --card are for safetensors")
-    return args
+    return parser
 
 
-def _parse_import(argv: list[str]) -> argparse.Namespace:
+def import_parser() -> argparse.ArgumentParser:
+    """The arguments of import-ckpt."""
     parser = argparse.ArgumentParser(
         prog=IMPORT,
         description="Convert another program's checkpoint to safetensors with a config, without running code in it.",
         epilog="exit codes: 0 done, 2 bad usage or not such a checkpoint",
         allow_abbrev=False,
     )
-    parser.add_argument("format", choices=["weatherdiffusion"], help="program that wrote the checkpoint")
-    parser.add_argument("file", type=path, help="checkpoint, for instance WeatherDiff64.pth.tar")
+    programs = ["weatherdiffusion", "diffusers"]
+    parser.add_argument("format", choices=programs, help="program that wrote the checkpoint")
+    files = "checkpoint, for instance WeatherDiff64.pth.tar; of diffusers, a folder with a UNet2DModel"
+    parser.add_argument("file", type=path, help=files)
     parser.add_argument("-o", "--output", type=path, required=True, metavar="FILE", help="model.safetensors")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing FILE")
-    return parser.parse_args(argv)
+    return parser

@@ -38,7 +38,8 @@ def _overrides(args: argparse.Namespace) -> list[str]:
     return overrides
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
+    """The arguments, for `parse_args` and for shell completion."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Render weather on clean photographs and write the pairs OUT/input/NAME.png, OUT/target/NAME.png, "
@@ -77,9 +78,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "on one of scikit-image; pairs are then written only with -o",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print failures only")
-    args = parser.parse_intermixed_args(argv)
+    return parser
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    args = parser().parse_intermixed_args(argv)
     if args.output is None and args.contact_sheet is None:
-        parser.error("no output: give -o OUT or --contact-sheet FILE")
+        parser().error("no output: give -o OUT or --contact-sheet FILE")
     if args.output is not None and args.input is None:
-        parser.error("-o needs -i: the clean photographs")
+        parser().error("-o needs -i: the clean photographs")
     return args

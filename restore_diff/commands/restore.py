@@ -34,11 +34,13 @@ from restore_diff.commands.console import (
     count,
     device,
     dtype,
+    end_quietly,
     hyphenated,
     lines_of,
     logging_to_console,
     path,
     pixels,
+    program,
     say,
     tile,
 )
@@ -57,10 +59,10 @@ MAX_NAMED = 10
 BY_USER, BY_SYSTEM = "interrupted", "ended by SIGTERM"
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    """Raises SystemExit for --help and malformed arguments."""
+def parser() -> argparse.ArgumentParser:
+    """The arguments, for `parse_args` and for shell completion."""
     parser = argparse.ArgumentParser(
-        prog="restore.py",
+        prog=program("restore.py"),
         description="Restore a photograph, a folder, or a tree of folders. Images that have an output are skipped.",
         epilog="exit codes: 0 all restored, 2 bad usage, 3 some images failed (listed at the end), 130 interrupted, "
         "143 terminated. To share the images: --shard on several machines, torchrun for processes of one machine.",
@@ -70,7 +72,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     inputs = "images, folders, patterns such as 'photos/**/*.jpg', or @FILE: a list of images and folders, one per line"
     add("-i", "--input", type=_text_of_path, nargs="+", required=True, metavar="IN", help=inputs)
     add("-o", "--output", type=path, required=True, metavar="OUT", help="a folder, or a file for a single image")
-    add("--ckpt", type=path, metavar="PATH", help=CHECKPOINT)
+    add("--ckpt", "-n", "--name", type=path, metavar="PATH", help=CHECKPOINT)
     add("--plugin", type=path, action="append", default=[], metavar="FILE", help=PLUGIN)
     _add_restoring(parser)
     _add_files(parser)
@@ -83,30 +85,43 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add = parser.add_mutually_exclusive_group().add_argument
     add("-q", "--quiet", action="store_true", help="print failures only")
     add("-v", "--verbose", action="store_true", help="print each image")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Raises SystemExit for --help and malformed arguments."""
+    args = parser().parse_args(argv)
     if args.uncertainty and (args.n_samples or 0) < 2 and args.quality != "best":
-        parser.error("--uncertainty needs several samples: add --n-samples 4")
+        parser().error("--uncertainty needs several samples: add --n-samples 4")
+    if args.zero_shot == "inpaint":
+        parser().error("--zero-shot inpaint:MASK: name the file of the mask")
     if args.verbose and args.json == "-":
-        parser.error("-v and --json - both print on stdout: leave out one of them")
+        parser().error("-v and --json - both print on stdout: leave out one of them")
     return args
 
 
 def _add_restoring(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("restoration (default: the settings of the checkpoint)").add_argument
     weather = "label for networks with weather conditioning; auto: detect per image; unknown: no label (default auto)"
+    zero_shot = (
+        "with an unconditional --ckpt (configs/prior.yaml): inpaint:MASK (white: fill in), sr:FACTOR, deblur:SIGMA (in "
+        "px) or colorize"
+    )
     uncertainty = "also write per-pixel uncertainty (standard deviation over samples; white: 0.1) to OUT/uncertainty"
     dtypes = "auto: bfloat16 on GPUs and CPUs with hardware support, else float32"
     add("--quality", choices=QUALITIES, help="preset of steps, tiles and samples (docs/speed.md)")
     add("--weather", choices=WEATHERS, default="auto", help=weather)
-    add("--steps", type=count(1), metavar="N", help="sampling steps: network calls per image and sample")
+    add("--zero-shot", metavar="TASK", help=zero_shot)
+    add("--steps", "-s", type=count(1), metavar="N", help="sampling steps: network calls per image and sample")
     add("--sampler", choices=SAMPLERS)
     add("--seed", type=count(0), default=0, metavar="N", help="seed of the noise (default 0)")
     add("--n-samples", type=count(1), metavar="K", help="average K restorations of each image")
     add("--uncertainty", action="store_true", help=uncertainty)
-    add("--tile", type=tile, default="auto", metavar="auto|0|N", help="side of a tile in px, 0: no tiles")
+    add("--tile", "-t", type=tile, default="auto", metavar="auto|0|N", help="side of a tile in px, 0: no tiles")
     add("--tile-overlap", type=count(0), metavar="N", help="overlap of tiles in px")
     add("--device", type=device, default="auto", metavar="auto|cpu|cuda[:N]|mps")
     add("--dtype", type=dtype, default="auto", metavar="auto|float32|bfloat16|float16", help=dtypes)
+    add("--fp16", "--half", dest="dtype", action="store_const", const="float16", help="the same as --dtype float16")
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
@@ -322,9 +337,9 @@ def _restore_shared(plan: Plan, args: argparse.Namespace, tally: Tally, num_rank
         return tally
     from torch import distributed
 
-    from restore_diff.distributed import OtherRankFailed, sharing
+    from restore_diff.distributed import OtherRankFailed, joined
 
-    with sharing():  # wait for the others: torchrun ends all processes when one ends with an exit code
+    with joined():  # wait for the others: torchrun ends all processes when one ends with an exit code
         _restore_planned(plan, args, tally)
         if tally.stopped in (BY_USER, BY_SYSTEM):
             return tally
@@ -343,7 +358,12 @@ def _restore_planned(plan: Plan, args: argparse.Namespace, tally: Tally) -> None
     if args.fail_fast and tally.of(FAILED):
         tally.stopped = AT_FAILURE
     elif plan.jobs:
-        _restore_jobs(plan, _load(args), args, tally)
+        restore = _load(args)
+        if args.zero_shot:
+            from restore_diff.restoration.zero_shot import require_mask_fits
+
+            require_mask_fits(args.zero_shot, [job.source for job in plan.jobs])
+        _restore_jobs(plan, restore, args, tally)
     tally.add_left(plan)
 
 
@@ -368,6 +388,7 @@ def _load(args: argparse.Namespace) -> "Restore":
         tile_size_px=None if args.tile == "auto" else args.tile,
         tile_overlap_px=args.tile_overlap,
         weather=None if args.weather == "auto" else args.weather,
+        zero_shot=args.zero_shot,
     )
     if not args.quiet:
         say(description)
@@ -381,7 +402,12 @@ def _restore_jobs(plan: Plan, restore: "Restore", args: argparse.Namespace, tall
 
     from restore_diff.restoration.folder import DiskFull, Writing, restore_folder
 
-    writing = Writing(args.jpeg_quality, keep_alpha=args.alpha == "keep", keep_metadata=args.metadata == "keep")
+    writing = Writing(
+        args.jpeg_quality,
+        keep_alpha=args.alpha == "keep",
+        keep_grey=args.zero_shot != "colorize",
+        keep_metadata=args.metadata == "keep",
+    )
     outcomes = restore_folder(plan.jobs, restore, args.max_pixels, writing)
     with closing(outcomes), tqdm(total=len(plan.jobs), unit="image", disable=args.quiet or None) as bar:
         try:
@@ -412,7 +438,9 @@ def _ignored(plan: Plan) -> str:
 
 def _bad_usage(error: Exception | str) -> int:
     first, *more = error.args if isinstance(error, PlanError) else lines_of(error)
-    say(f"restore.py: {first}", *more, to=sys.stderr)
+    if isinstance(error, BrokenPipeError):
+        end_quietly()
+    say(f"{program('restore.py')}: {first}", *more, to=sys.stderr)
     return BAD_USAGE
 
 

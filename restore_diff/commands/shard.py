@@ -8,6 +8,8 @@ import zipfile
 from pathlib import Path, PurePosixPath
 from typing import get_args
 
+from tqdm import tqdm
+
 from restore_diff.commands.console import BAD_USAGE, INTERRUPTED, OK, complain, count, hyphenated, path, say
 from restore_diff.data.archive import num_bytes, open_file
 from restore_diff.data.names import DataError
@@ -19,7 +21,7 @@ PROGRAM = "restore-diff shard"
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return the exit code of the help text. Raises SystemExit for --help and malformed arguments."""
-    args = _parse(hyphenated(sys.argv[1:] if argv is None else argv))
+    args = parser().parse_args(hyphenated(sys.argv[1:] if argv is None else argv))
     try:
         pairs = find_pairs(args.input, args.split, args.root)
         num_zips = write_shards(pairs, args.output, args.pairs_per_shard)
@@ -49,12 +51,14 @@ def write_shards(pairs: PairList, out: Path, pairs_per_shard: int) -> int:
     with tempfile.TemporaryDirectory(prefix=".shards-", dir=out.parent) as scratch:
         part = Path(scratch) / "shards"
         part.mkdir()
-        for number, start in enumerate(starts):
-            with zipfile.ZipFile(part / f"{number:06d}.zip", "x") as archive:
-                for pair in pairs.pairs[start : start + pairs_per_shard]:
-                    for file in (pair.clean, pair.degraded):
-                        if file is not None and file in members:
-                            _add(archive, members.pop(file), file)
+        with tqdm(total=len(members), unit="file", desc="copy", disable=None) as bar:
+            for number, start in enumerate(starts):
+                with zipfile.ZipFile(part / f"{number:06d}.zip", "x") as archive:
+                    for pair in pairs.pairs[start : start + pairs_per_shard]:
+                        for file in (pair.clean, pair.degraded):
+                            if file is not None and file in members:
+                                _add(archive, members.pop(file), file)
+                                bar.update()
         if _shape(pairs) != _shape(find_pairs(str(part), "train", Path())):
             advice = "give each pair a name of its own, sorted, and its clean image the same name"
             raise DataError(
@@ -90,7 +94,8 @@ def _shape(pairs: PairList) -> list[tuple[str, bool, int]]:
     return [(p.name, p.degraded is None, first.setdefault(p.clean, at)) for at, p in enumerate(pairs.pairs)]
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
+    """The arguments, for `parse_args` and for shell completion."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Copy a data set into OUT/000000.zip, OUT/000001.zip, ... and train with data.train=OUT, in the "
@@ -105,4 +110,4 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--split", choices=get_args(Split), default="train", help="default: train")
     root_help = "folder of the cards' files (default: data)"
     parser.add_argument("--root", type=path, default=Path("data"), metavar="FOLDER", help=root_help)
-    return parser.parse_args(argv)
+    return parser

@@ -17,6 +17,7 @@ from restore_diff.commands.console import (
     dtype,
     hyphenated,
     path,
+    program,
     tile,
 )
 
@@ -36,9 +37,10 @@ def main(argv: list[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
+    """The arguments, for `parse_args` and for shell completion."""
     parser = argparse.ArgumentParser(
-        prog="test.py",
+        prog=program("test.py"),
         description="Score trained weights on a test set; without arguments, the newest run on its own test set.",
         epilog="exit codes: 0 done, 2 wrong usage, data, checkpoint or files, 3 some images gave non-finite values, "
         "4 out of memory, 130 interrupted",
@@ -47,16 +49,21 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     _add_subjects(parser)
     _add_metrics(parser)
     _add_restoration(parser)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    known = parser()
+    args = known.parse_args(argv)
     if (args.pred is None) != (args.target is None) and not args.nr:
-        parser.error("--pred and --target belong together")
-    _reject_unused_options(parser, args)
+        known.error("--pred and --target belong together")
+    _reject_unused_options(known, args)
     return args
 
 
 def _add_subjects(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("what to score").add_argument
-    add("--ckpt", type=path, metavar="PATH", help=CHECKPOINT)
+    add("--ckpt", "-n", "--name", type=path, metavar="PATH", help=CHECKPOINT)
     add("--plugin", type=path, action="append", default=[], metavar="FILE", help=PLUGIN)
     pairs = "INPUT:TARGET folders, a folder with both, or a card; repeatable (default: the run's test set)"
     add("--data", type=path, action="append", metavar="SET", help=pairs)
@@ -83,13 +90,14 @@ def _add_restoration(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("restoration (default: the checkpoint's config)").add_argument
     add("--quality", choices=QUALITIES, help="preset of sampler and tiles, as in restore.py")
     add("--weather", choices=WEATHERS, default="auto", help="weather label for all images, as in restore.py")
-    add("--steps", type=count(1), metavar="N", help="sampling steps per image")
+    add("--steps", "-s", type=count(1), metavar="N", help="sampling steps per image")
     add("--sweep-steps", type=_counts, default=(), metavar="N,N,...", help="score at each; plot quality and time")
     add("--seeds", type=count(1), default=1, metavar="N", help="samples per image; scores are averaged (default: 1)")
-    add("--tile", type=tile, default="auto", metavar="auto|0|N", help="tile size in px, 0: no tiles")
+    add("--tile", "-t", type=tile, default="auto", metavar="auto|0|N", help="tile size in px, 0: no tiles")
     add("--tile-overlap", type=count(0), metavar="N", help="overlap of tiles in px")
     add("--device", type=device, default="auto", metavar="auto|cpu|cuda[:N]|mps", help="default: auto")
     add("--dtype", type=dtype, default="auto", metavar="auto|float32|bfloat16|float16", help="as in restore.py")
+    add("--fp16", "--half", dest="dtype", action="store_const", const="float16", help="the same as --dtype float16")
     add = parser.add_argument_group("files").add_argument
     reports = "folder for reports (default: test/ in the run's folder; for --pred, scores/)"
     add("--out", type=path, metavar="FOLDER", help=reports)

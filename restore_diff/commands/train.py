@@ -3,14 +3,14 @@
 import argparse
 import sys
 
-from restore_diff.commands.console import BAD_USAGE, INTERRUPTED, OK, complain, device, hyphenated
+from restore_diff.commands.console import BAD_USAGE, INTERRUPTED, OK, complain, device, hyphenated, program
 from restore_diff.config import ConfigError, load_config, to_yaml
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; see the exit codes in its help. Raises SystemExit for --help and malformed arguments."""
     argv = hyphenated(sys.argv[1:] if argv is None else argv)
-    args = _parse(argv)
+    args = parser().parse_intermixed_args(argv)
     try:
         config = load_config(args.cfg, args.overrides)
     except ConfigError as error:
@@ -28,9 +28,10 @@ def main(argv: list[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
+    """The arguments, for `parse_args` and for shell completion."""
     parser = argparse.ArgumentParser(
-        prog="train.py",
+        prog=program("train.py"),
         description="Train on pairs, then score the test set. The same command again goes on where it stopped.",
         epilog="exit codes: 0 done, 2 bad usage, config, data, checkpoint or files, 4 training could not go on (values "
         "not finite, disk or memory full, a data worker or another process gone), 130 Ctrl-C and 143 SIGTERM, both "
@@ -49,4 +50,4 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
     parser.add_argument("--dry-run", action="store_true", help="build everything, say memory and time, and stop")
     parser.add_argument("--device", type=device, default="auto", metavar="auto|cpu|cuda[:N]|mps")
-    return parser.parse_intermixed_args(argv)
+    return parser

@@ -2,16 +2,21 @@
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torchvision.transforms.functional import center_crop
+from torchvision.utils import make_grid
 
 from restore_diff import __version__, build, trained
+from restore_diff.api import LoadedRestorer
 from restore_diff.commands.console import (
     BAD_USAGE,
     OK,
@@ -26,22 +31,28 @@ from restore_diff.commands.scoring import Choice, score_test_set, set_folder, te
 from restore_diff.config import ConfigError, ExperimentConfig, repeated_overrides, to_dict, to_yaml
 from restore_diff.data.loading import TrainingBatches
 from restore_diff.data.pairs import PairList, shared_clean_images
+from restore_diff.diffusion.loss import GaussianDiffusion, draw_noise
 from restore_diff.distributed import (
-    WHOLE,
+    ALONE,
     OtherProcessFailed,
     Processes,
-    Share,
     TrainingInterrupted,
+    TrainingProcesses,
     TrainingStopped,
-    sharing,
+    joined,
 )
 from restore_diff.environment import is_out_of_memory
+from restore_diff.labels import hints
+from restore_diff.settings import DiffusionConfig
 from restore_diff.training.faults import Interruption, measure_cost, peak_memory
 from restore_diff.training.optimisation import Optimisation
 from restore_diff.training.run import NullLog, RunFolder, RunLog
 from restore_diff.training.trainer import Trainer, Validate
 
 RECORD = "data.json"
+EPSILON_SNR = "epsilon_snr"
+LEVELS_SCORED = 8
+NUM_SAMPLES_SHOWN = 20
 
 
 def record_data(run: RunFolder, report: Callable[[str], None], batches: TrainingBatches) -> None:
@@ -58,28 +69,28 @@ def record_data(run: RunFolder, report: Callable[[str], None], batches: Training
 
 def train(config: ExperimentConfig, args: argparse.Namespace, command: list[str]) -> int:
     """Train, then score the test set, as one of the processes that torchrun started; return the exit code."""
-    share, speaks = WHOLE, True
+    at_work: Processes = ALONE
 
     def started(processes: Processes) -> None:
-        nonlocal share, speaks
-        share, speaks = Share(processes.rank, processes.num), processes.is_first
+        nonlocal at_work
+        at_work = processes
 
     try:
         options = {"fresh": args.fresh, "dry_run": args.dry_run, "notes": repeated_overrides(args.overrides)}
         run_training(config, args.device, command, **options, on_start=started)
         return OK
     except (TrainingStopped, TrainingInterrupted, OtherProcessFailed) as error:
-        if speaks:
+        if at_work.is_first:
             complain("train.py", error)
         return error.exit_code
     except USER_ERRORS as error:
-        if speaks:
+        if at_work.is_first:
             complain("train.py", error)
         return BAD_USAGE
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        complain("train.py", _out_of_memory(config, share))
+        complain("train.py", _out_of_memory(config, at_work))
         return STOPPED
 
 
@@ -97,13 +108,13 @@ def run_training(
     `dry_run`: build everything and print memory and time only. Raises UserError, TrainingStopped,
     TrainingInterrupted, OtherProcessFailed.
     """
-    with logging_to_console(), sharing() as share, printing(share.is_first):
-        at = _device(device, share)
-        _require_even_split(config, share.num_ranks)
-        processes = Processes(share.rank, share.num_ranks, at)
+    with logging_to_console(), joined() as started, printing(started.is_first):
+        at = _device(device, started)
+        _require_even_split(config, started.num)
+        processes = TrainingProcesses(started.rank, started.num, at)
         on_start(processes)
         with processes.together():
-            _train(config, fresh, dry_run, notes, command, share, processes, at)
+            _train(config, fresh, dry_run, notes, command, processes, at)
 
 
 def _train(
@@ -112,8 +123,7 @@ def _train(
     dry_run: bool,
     notes: Sequence[str],
     command: list[str],
-    share: Share,
-    processes: Processes,
+    processes: TrainingProcesses,
     device: torch.device,
 ) -> None:
     training_pairs, validation_pairs = build.training_sets(config)
@@ -137,16 +147,58 @@ def _train(
         return
 
     run = RunFolder(trained.RUNS / config.name)
-    with run if share.is_first else nullcontext():
-        if fresh and share.is_first and (previous := run.set_aside()):
+    with run if processes.is_first else nullcontext():
+        if fresh and processes.is_first and (previous := run.set_aside()):
             say(f"the earlier run of this name is kept in {previous}")
-        with RunLog(run.path) if share.is_first else nullcontext(NullLog()) as log:
-            validate = validation(config, restorer, validation_pairs, log, share) if validation_pairs else None
+        with RunLog(run.path) if processes.is_first else nullcontext(NullLog()) as log:
+            validate = None
+            if validation_pairs and test_pairs:
+                validate = validation(config, restorer, validation_pairs, log, processes)
+            elif validation_pairs:
+                validate = sampling_validation(config, model, device, validation_pairs, log, processes)
             _fit(config, command, optimisation, batches, run, log, validate)
-        if test_pairs is None:
-            return
-        _score(config, run.path, device, test_pairs, share)
-    say(f"next    python restore.py -i your_photos -o restored --ckpt {run.path}")
+        if test_pairs is not None:
+            _score(config, run.path, device, test_pairs, processes)
+    use = "python restore.py -i your_photos -o restored" if test_pairs else "restore-diff sample -o samples.png"
+    say(f"next    {use} --ckpt {run.path}")
+
+
+def sampling_validation(
+    config: ExperimentConfig,
+    model: trained.Network,
+    device: torch.device,
+    pairs: PairList,
+    log: RunLog | NullLog,
+    processes: Processes = ALONE,
+) -> Validate:
+    """Return a function that logs new images, with each label in turn, and scores the noise found in held-out images.
+
+    `epsilon_snr` is -10 log10 of the mean squared error of epsilon, L_simple of Ho et al. (2020), eq. 14, in dB, over
+    evenly spread t: 0 dB for an epsilon of 0. Images of an unconditional network have no right answer to compare with.
+    """
+    loaded = LoadedRestorer(config, model, device, "float32", None)
+    labels = ([*config.model.labels[1:]] * NUM_SAMPLES_SHOWN)[:NUM_SAMPLES_SHOWN] if config.model.hint else None
+    images, codec = build.images(config, pairs), build.codec(config)
+    diffusion = GaussianDiffusion(build.schedule(config), DiffusionConfig(prediction=config.diffusion.prediction))
+    levels = torch.arange(LEVELS_SCORED) * 2 + 1
+    t = (levels * diffusion.schedule.num_timesteps // (2 * LEVELS_SCORED)).to(device)
+
+    def error(index: int) -> float:
+        clean = codec.encode(center_crop(images[index].clean, [config.data.crop_size_px] * 2)[None].to(device))
+        clean = clean.expand(LEVELS_SCORED, -1, -1, -1)
+        epsilon = draw_noise(clean, range(index * LEVELS_SCORED, (index + 1) * LEVELS_SCORED), config.seed)
+        hint = {"weather": hints([pairs.pairs[index].weather], config.model.labels).to(device)}
+        predictor = partial(model, **hint) if config.model.hint else model
+        return diffusion.loss(predictor, clean, None, t, epsilon).mean().item()
+
+    def validate(_: nn.Module, step: int) -> dict[str, float]:
+        errors = processes.all_rows(lambda: [error(index) for index in processes.positions(len(images))])
+        if processes.is_first:
+            shown = loaded.sample(NUM_SAMPLES_SHOWN, label=labels)
+            log.image(step, make_grid(shown, nrow=NUM_SAMPLES_SHOWN // 2, padding=2, pad_value=1.0))
+        return {EPSILON_SNR: -10 * math.log10(sum(errors) / len(errors))}
+
+    return validate
 
 
 def _fit(
@@ -169,7 +221,7 @@ def _fit(
         log,
         interruption,
         validate,
-        best_metric="psnr",
+        best_metric="psnr" if build.is_conditional(config) else EPSILON_SNR,
         defaults=to_dict(ExperimentConfig()),
     )
     if (left := config.training.num_steps - trainer.step) > 0:
@@ -181,18 +233,18 @@ def _fit(
         trainer.run()
 
 
-def _score(config: ExperimentConfig, run: Path, device: torch.device, pairs: PairList, share: Share) -> None:
+def _score(config: ExperimentConfig, run: Path, device: torch.device, pairs: PairList, processes: Processes) -> None:
     path, _, weights = trained.load_experiment(run)
     restorer, description = trained.trained_restorer(path, config, weights, device)
     say(description)
     folder = set_folder(run / "test", config.data.test)
-    tell(score_test_set(config, restorer, description, pairs, folder, Choice(share=share)), folder)
+    tell(score_test_set(config, restorer, description, pairs, folder, Choice(processes=processes)), folder)
 
 
-def _device(name: str, share: Share) -> torch.device:
+def _device(name: str, processes: Processes) -> torch.device:
     """The device of this process. Raises DeviceError."""
     device = build.select_device(name)
-    if share.num_ranks == 1:
+    if processes.num == 1:
         return device
     if device.type == "mps" or device.index is not None:
         raise build.DeviceError(f"device {device}: several processes train on cuda, a GPU each, or on cpu")
@@ -215,8 +267,8 @@ def _require_even_split(config: ExperimentConfig, num_processes: int) -> None:
         raise ConfigError([f"training.batch_size: {size} cannot be split evenly over {split}; nearest: {nearest}"])
 
 
-def _out_of_memory(config: ExperimentConfig, share: Share) -> str:
-    at_once = max(1, config.training.batch_size // config.training.num_micro_batches // share.num_ranks)
+def _out_of_memory(config: ExperimentConfig, processes: Processes) -> str:
+    at_once = max(1, config.training.batch_size // config.training.num_micro_batches // processes.num)
     crops = f"{at_once} crops of {config.data.crop_size_px} px at once"
     used = peak_memory(torch.device("cuda" if torch.cuda.is_initialized() else "cpu")) / 1e9
     advice = "lower training.batch_size or data.crop_size_px, or raise training.num_micro_batches"
@@ -254,8 +306,7 @@ def _data_lines(
 
 
 def _cost_line(config: ExperimentConfig, optimisation: Optimisation, batches: TrainingBatches, num_steps: int) -> str:
-    micro_batches = islice(batches.iter_from(0), config.training.num_micro_batches)
-    cost = measure_cost(optimisation, list(micro_batches))
+    cost = measure_cost(optimisation, batches.of_step(0))
     minutes, seconds = divmod(round(cost.seconds_per_step * num_steps), 60)
     hours, minutes = divmod(minutes, 60)
     size = f"batch {config.training.batch_size} of {config.data.crop_size_px} px"

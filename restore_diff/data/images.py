@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from restore_diff.data.archive import open_file
 from restore_diff.data.decoding import MAX_PIXELS, decode, read_size
@@ -17,6 +18,8 @@ from restore_diff.data.formats import PNG_SIGNATURE
 from restore_diff.data.metadata import Metadata, fit
 from restore_diff.data.names import ImageError
 from restore_diff.files import printable, replace_atomically
+
+T = TypeVar("T")
 
 PNG_END = b"IEND\xae\x42\x60\x82"
 JPEG_END = b"\xff\xd9"
@@ -199,7 +202,8 @@ class DecodedImages:
                 end += 3 * height * width
         self._memory = torch.empty(end, dtype=torch.uint8)
         with ThreadPoolExecutor(NUM_THREADS) as pool:  # Pillow decodes outside the interpreter's lock
-            list(pool.map(self._fill, self._offsets))
+            for _ in _with_bar(pool.map(self._fill, self._offsets), len(self._offsets), "read files"):
+                pass
 
     @property
     def num_cached(self) -> int:
@@ -226,9 +230,16 @@ def scan_files(paths: Iterable[Path], is_suspect: Callable[[Path], bool] = seems
     """Read the header of each file; decode those that `is_suspect`."""
     distinct = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        found = dict(zip(distinct, pool.map(lambda path: _examine(path, is_suspect), distinct), strict=True))
+        examined = pool.map(lambda path: _examine(path, is_suspect), distinct)
+        found = dict(zip(distinct, _with_bar(examined, len(distinct), "check files"), strict=True))
     sizes = {path: size for path, size in found.items() if not isinstance(size, ImageError)}
     return Scan(sizes, {path: error for path, error in found.items() if isinstance(error, ImageError)})
+
+
+def _with_bar(results: Iterable[T], total: int, label: str) -> Iterable[T]:
+    """Show a progress bar in the first process of torchrun, for what takes longer than a second."""
+    is_other = os.environ.get("RANK", "0") != "0"
+    return tqdm(results, label, total, leave=False, unit="file", delay=1, disable=is_other or None)
 
 
 def read_sizes(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:

@@ -4,11 +4,12 @@ import hashlib
 import json
 import logging
 import os
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -25,6 +26,7 @@ from restore_diff.data.pairs import (
     files_of,
     require_equal_sizes,
 )
+from restore_diff.data.workers import MAX_WAIT_S, begin_worker, choose_transport, describe
 from restore_diff.randomness import generator, mix
 from restore_diff.settings import DataConfig
 from restore_diff.tensors import Images
@@ -52,6 +54,20 @@ def require_degraded(pairs: PairList, render: Renderer | None) -> None:
         raise DataError(f"{pairs.name} holds clean photographs only: {advice}")
 
 
+def rendered(
+    render: Renderer, clean: Images, seeds: Sequence[int], weathers: Sequence[str | None]
+) -> tuple[Images, Images, Sequence[str | None]]:
+    """Return clean and degraded images (B,3,H,W), and the weather of each.
+
+    A photograph without weather is its own target, also where the camera added noise: it is to stay as it is.
+    """
+    if hasattr(render, "kinds"):
+        weathers = render.kinds(seeds, weathers)  # type: ignore[attr-defined]
+    degraded = render(clean, seeds, weathers)
+    unchanged = torch.tensor([weather == "none" for weather in weathers])
+    return torch.where(unchanged[:, None, None, None], degraded, clean), degraded, weathers
+
+
 class PairedImageDataset(Dataset[Pair]):
     """Whole images for validation and test, the same ones each time.
 
@@ -77,8 +93,11 @@ class PairedImageDataset(Dataset[Pair]):
             return Pair(clean, None, pair.name)
         if pair.degraded is None:
             assert self.render is not None
-            rendered = self.render(clean[None], [mix(self.seed, "weather", pair.name)], [pair.weather])[0]
-            return Pair(clean, (rendered * 255).round() / 255, pair.name)  # 8 bits, as in a file
+            target, degraded, _ = rendered(
+                self.render, clean[None], [mix(self.seed, "weather", pair.name)], [pair.weather]
+            )
+            target, degraded = ((images[0] * 255).round() / 255 for images in (target, degraded))
+            return Pair(target, degraded, pair.name)  # 8 bits, as in a file
         degraded = read_rgb_uint8(pair.degraded).float() / 255
         if degraded.shape != clean.shape:
             if not self.pairs.crop_to_min:
@@ -209,7 +228,7 @@ class Batch(NamedTuple):
     positions: list[int]
     names: list[str]
     weathers: Sequence[str | None] = ()
-    """Weather rendered on each image; None if the degraded image was read from a file."""
+    """Weather rendered on each image, None if its degraded image was read from a file; unconditional: its label."""
     damaged: tuple[str, ...] = ()
     """Messages for damaged files whose pairs were replaced."""
 
@@ -239,18 +258,17 @@ class Samples:
         clean = torch.stack([crop[0] for crop in crops]).float() / 255
         names = [pair.name for pair in pairs]
         if not self.conditional:
-            return Batch(clean, None, positions, names, [None] * len(crops), tuple(damaged))
+            return Batch(clean, None, positions, names, [pair.weather for pair in pairs], tuple(damaged))
         degraded = torch.stack([crop[-1] for crop in crops]).float() / 255
         weathers: list[str | None] = [None] * len(crops)
-        rendered = [row for row, crop in enumerate(crops) if len(crop) == 1]
-        if rendered:
-            render: Any = self.render
-            seeds = [mix(self.seed, "weather", positions[row]) for row in rendered]
-            kinds: Sequence[str | None] = [pairs[row].weather for row in rendered]
-            if hasattr(render, "kinds"):
-                kinds = render.kinds(seeds, kinds)
-            degraded[rendered] = render(clean[rendered], seeds, kinds)
-            for row, kind in zip(rendered, kinds, strict=True):
+        rows = [row for row, crop in enumerate(crops) if len(crop) == 1]
+        if rows:
+            assert self.render is not None
+            seeds = [mix(self.seed, "weather", positions[row]) for row in rows]
+            clean[rows], degraded[rows], kinds = rendered(
+                self.render, clean[rows], seeds, [pairs[row].weather for row in rows]
+            )
+            for row, kind in zip(rows, kinds, strict=True):
                 weathers[row] = kind
         return Batch(clean, degraded, positions, names, weathers, tuple(damaged))
 
@@ -306,29 +324,27 @@ class TrainingBatches:
             require_degraded(pairs, render)
         else:
             pairs = replace(pairs, pairs=tuple(pair._replace(degraded=None) for pair in pairs.pairs))
-        parts = num_micro_batches * world
-        if batch_size % parts:
-            nearest = f"{max(1, batch_size // parts) * parts} or {(batch_size // parts + 1) * parts}"
-            split = f"{num_micro_batches} micro batches x {world} processes"
-            raise ValueError(f"batch_size={batch_size} cannot be split evenly over {split}; nearest: {nearest}")
-        scan = scan_files(files_of(pairs))
-        if config.on_bad == "error":
-            refuse_damaged(scan.damaged)
-        croppable = _croppable(pairs, scan.sizes, config)
-        images = DecodedImages(scan, config.cache_mib)
-        if config.on_bad == "error" or images.damaged.keys() >= set(files_of(croppable)):
-            refuse_damaged(images.damaged)
+        size = _micro_batch_size(batch_size, num_micro_batches, world)
+        croppable, images, self.num_images = _scan(pairs, config)
         self._warned = {str(error) for error in images.damaged.values()}
+        batch_bytes = 4 * 3 * config.crop_size_px**2 * (1 + conditional) * size
+        # torchrun sets how many of the processes run on this machine
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+        self._transport = choose_transport(config.num_workers, batch_bytes, local)
         if rank == 0:
-            _warn_at_start(pairs, croppable, sorted(self._warned))
-        self.num_images, self.num_cached = len(scan.sizes), images.num_cached
-        """Number of files, degraded and clean, and how many of them stay decoded in memory."""
+            _warn_at_start(pairs, croppable, sorted(self._warned), describe(self._transport, batch_bytes))
+        self.num_cached = images.num_cached
+        """Number of the `num_images` files, degraded and clean, that stay decoded in memory."""
         self.order = Order(croppable, seed)
         samples = Samples(self.order, images, render, config, seed, conditional)
-        self._micro_batches = _MicroBatches(samples, batch_size, num_micro_batches, rank, world)
+        by_pipe = self._transport.by_pipe
+        self._micro_batches = _MicroBatches(samples, size, num_micro_batches, rank, world, by_pipe)
 
     def iter_from(self, step: int) -> Iterator[Batch]:
-        """Yield the batches of this process from `step` on without end, `num_micro_batches` for each step."""
+        """Return the batches of this process from `step` on without end, `num_micro_batches` for each step.
+
+        Raises ImageError; RuntimeError when a worker dies, or gives nothing for MAX_WAIT_S.
+        """
         samples = self._micro_batches.samples
         config = samples.config
         loader = DataLoader(
@@ -336,37 +352,73 @@ class TrainingBatches:
             batch_size=None,
             sampler=range(step * self._micro_batches.num_micro_batches, ENDLESS),
             num_workers=config.num_workers,
-            prefetch_factor=4 if config.num_workers else None,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_leave_process_group,
+            prefetch_factor=self._transport.prefetched if config.num_workers else None,
+            pin_memory=torch.cuda.is_available() and not self._transport.by_pipe,
+            timeout=MAX_WAIT_S if config.num_workers else 0,
+            worker_init_fn=begin_worker,
             generator=generator(samples.seed, "workers"),  # otherwise the global generator is used
         )
-        for batch in loader:
-            if isinstance(batch, ImageError):
-                raise batch
-            for problem in batch.damaged:
-                if problem not in self._warned:
-                    self._warned.add(problem)
-                    log.warning("skipped: %s", problem)
-            yield batch
+        found = iter(loader)  # starts the workers now
+        return (self._opened(batch) for batch in found)
+
+    def of_step(self, step: int) -> list[Batch]:
+        """The batches of this process for one step, prepared in this process. Raises ImageError."""
+        first = step * self._micro_batches.num_micro_batches
+        numbers = range(first, first + self._micro_batches.num_micro_batches)
+        return [self._opened(self._micro_batches[number]) for number in numbers]
+
+    def _opened(self, found: Batch | ImageError | bytes) -> Batch:
+        batch = pickle.loads(found) if isinstance(found, bytes) else found
+        if isinstance(batch, ImageError):
+            raise batch
+        for problem in batch.damaged:
+            if problem not in self._warned:
+                self._warned.add(problem)
+                log.warning("skipped: %s", problem)
+        return batch
 
 
-class _MicroBatches(Dataset[Batch | ImageError]):
-    """Micro batch number `index` of this process, or the error that prevents it."""
+class _MicroBatches(Dataset[Batch | ImageError | bytes]):
+    """Micro batch number `index` of this process, pickled if it goes through a pipe, or the error that prevents it."""
 
-    def __init__(self, samples: Samples, batch_size: int, num_micro_batches: int, rank: int, world: int):
+    def __init__(
+        self, samples: Samples, size: int, num_micro_batches: int, rank: int, world: int, by_pipe: bool = False
+    ):
         self.samples = samples
-        self.batch_size, self.num_micro_batches = batch_size, num_micro_batches
+        self.size, self.num_micro_batches = size, num_micro_batches
         self.rank, self.world = rank, world
+        self.by_pipe = by_pipe
 
-    def __getitem__(self, index: int) -> Batch | ImageError:
+    def __getitem__(self, index: int) -> Batch | ImageError | bytes:
         step, micro = divmod(index, self.num_micro_batches)
-        size = self.batch_size // (self.num_micro_batches * self.world)
-        first = step * self.batch_size + (micro * self.world + self.rank) * size
+        first = ((step * self.num_micro_batches + micro) * self.world + self.rank) * self.size
         try:
-            return self.samples.batch(list(range(first, first + size)))
+            batch = self.samples.batch(list(range(first, first + self.size)))
+            return pickle.dumps(batch, protocol=5) if self.by_pipe else batch
         except ImageError as error:
             return error  # raised in a worker, its message would be a traceback
+
+
+def _micro_batch_size(batch_size: int, num_micro_batches: int, world: int) -> int:
+    """Samples in one micro batch of one process. ValueError if the batch cannot be split evenly."""
+    parts = num_micro_batches * world
+    if batch_size % parts:
+        nearest = f"{max(1, batch_size // parts) * parts} or {(batch_size // parts + 1) * parts}"
+        split = f"{num_micro_batches} micro batches x {world} processes"
+        raise ValueError(f"batch_size={batch_size} cannot be split evenly over {split}; nearest: {nearest}")
+    return batch_size // parts
+
+
+def _scan(pairs: PairList, config: DataConfig) -> tuple[PairList, DecodedImages, int]:
+    """Read headers and ends of all files, fill the cache; return the pairs to crop, the images, and their number."""
+    scan = scan_files(files_of(pairs))
+    if config.on_bad == "error":
+        refuse_damaged(scan.damaged)
+    croppable = _croppable(pairs, scan.sizes, config)
+    images = DecodedImages(scan, config.cache_mib)
+    if config.on_bad == "error" or images.damaged.keys() >= set(files_of(croppable)):
+        refuse_damaged(images.damaged)
+    return croppable, images, len(scan.sizes)
 
 
 def _croppable(pairs: PairList, sizes: Sizes, config: DataConfig) -> PairList:
@@ -383,14 +435,10 @@ def _croppable(pairs: PairList, sizes: Sizes, config: DataConfig) -> PairList:
     return replace(pairs, pairs=tuple(pair for pair in pairs.pairs if pair.clean not in small))
 
 
-def _warn_at_start(pairs: PairList, croppable: PairList, damaged: Sequence[str]) -> None:
+def _warn_at_start(pairs: PairList, croppable: PairList, damaged: Sequence[str], transport: str) -> None:
+    if transport:
+        log.warning("%s", transport)
     if num_small := len(pairs.pairs) - len(croppable.pairs):
         log.warning("%s: %d of %d pairs are smaller than the crop, left out", pairs.name, num_small, len(pairs.pairs))
     if damaged:
         log.warning("%s: %d damaged files: %s", pairs.name, len(damaged), first_names(damaged))
-
-
-def _leave_process_group(worker: int) -> None:
-    """Leave Ctrl-C and SIGTERM to the main process, which finishes the step and stops its workers."""
-    if hasattr(os, "setpgid"):
-        os.setpgid(0, 0)

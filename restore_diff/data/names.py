@@ -68,11 +68,14 @@ def first_names(names: Sequence[str]) -> str:
 Key = Callable[[str], str | None]
 """Name of an image without suffix -> part shared with its partner; None if the image is not in the data set."""
 
-DEGRADED_WORDS = ("degraded", "input", "in", "lq", "rain", "rainy", "raindrop", "drop", "haze", "hazy", "snow", "snowy")
-CLEAN_WORDS = ("clean", "clear", "target", "gt", "groundtruth", "hq", "norain", "nohaze", "nosnow")
+DEGRADED_WORDS = (
+    *("degraded", "input", "in", "lq", "rain", "rainy", "raindrop", "drop", "haze", "hazy", "snow", "snowy"),
+    *("blur", "blurry"),
+)
+CLEAN_WORDS = ("clean", "clear", "target", "gt", "groundtruth", "hq", "sharp", "norain", "nohaze", "nosnow")
 DEGRADED_FOLDERS = (
-    *("input", "inputs", "degraded", "lq", "low", "noisy", "data", "synthetic", "rain", "rainy", "rainy_image"),
-    *("raindrop", "drop", "hazy", "haze", "snow", "snowy"),
+    *("input", "inputs", "in", "degraded", "lq", "low", "noisy", "data", "synthetic", "rain", "rainy", "rainy_image"),
+    *("raindrop", "drop", "hazy", "haze", "snow", "snowy", "blur", "blurry"),
 )
 CLEAN_FOLDERS = (
     *("target", "targets", "clean", "clear", "gt", "groundtruth", "ground_truth", "hq", "high", "sharp"),
@@ -88,7 +91,7 @@ class PairPath(NamedTuple):
     name: str
     """Unique in the data set: relative path of the degraded file without suffix."""
     weather: str | None = None
-    """Weather to render on the clean image; None: as in the config."""
+    """Weather to render on the clean image, None: as in the config; in unconditional training: the image's label."""
     part: int = 0
     """Index of its part in a joined data set."""
 
@@ -146,16 +149,17 @@ def side_and_name(file: str) -> tuple[Literal["degraded", "clean"] | None, str]:
     """Return the side of KEY.clean.png (last word) or clean/KEY.png (innermost folder with such a name), and KEY."""
     *folders, last = Path(file).with_suffix("").as_posix().split("/")
     stem, dot, word = last.rpartition(".")
-    if dot and (side := _side(word)):
+    if dot and (side := side_of(word)):
         return side, "/".join([*folders, stem])
     for at in reversed(range(len(folders))):
-        if side := _side(folders[at]):
+        if side := side_of(folders[at]):
             return side, "/".join([*folders[:at], *folders[at + 1 :], last])
     return None, "/".join([*folders, last])
 
 
-def _side(word: str) -> Literal["degraded", "clean"] | None:
-    word = word.lower()
+def side_of(word: str) -> Literal["degraded", "clean"] | None:
+    """Return the side that a folder's name stands for, in any case, also with _crops behind it; None: unknown."""
+    word = word.lower().removesuffix("_crops")
     return "degraded" if word in DEGRADED_FOLDERS else "clean" if word in CLEAN_FOLDERS else None
 
 

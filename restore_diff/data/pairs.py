@@ -21,8 +21,6 @@ from restore_diff.data.cards import (
     nearest_cards,
 )
 from restore_diff.data.names import (
-    CLEAN_FOLDERS,
-    DEGRADED_FOLDERS,
     SUFFIXES,
     DataError,
     PairPath,
@@ -32,6 +30,7 @@ from restore_diff.data.names import (
     match_by_ids,
     require_all,
     side_and_name,
+    side_of,
 )
 from restore_diff.files import printable
 
@@ -41,6 +40,11 @@ if TYPE_CHECKING:
 Split = Literal["train", "test"]
 Sizes = Mapping[Path, tuple[int, int]]
 """(height, width) of each file that can be read."""
+SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {
+    "train": ("train", "training", "train_set"),
+    "test": ("test", "testing", "test_set", "val", "valid", "validation"),
+}
+"""Folders of a split inside that of a data set, in any case; the first one that exists is used."""
 MOST_CROPPED_PX = 8
 """Sides that differ by more are not those of one picture with its border cut off."""
 
@@ -82,7 +86,7 @@ def find_pairs(source: str, split: Split, root: Path) -> PairList:
 
     `root` holds the folders of cards. A folder holds two folders with known names (input/target, rain/norain, ...), zip
     files with such folders or with KEY.clean.png and KEY.degraded.png, or clean photographs, directly or in a folder
-    train/ or test/. DataError if files or partners are missing.
+    of the split (`SPLIT_FOLDERS`). DataError if files or partners are missing.
     """
     name, _, argument = source.partition(":")
     if name in SOURCES:
@@ -195,10 +199,11 @@ def _card_pairs(layout: LayoutConfig, base: Path) -> list[PairPath]:
 
 
 def _from_folder(folder: Path, split: Split) -> PairList:
-    base = folder / split if (folder / split).is_dir() else folder
+    named = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}
+    base = next((named[name] for name in SPLIT_FOLDERS[split] if name in named), folder)
     inside = sorted(path for path in base.iterdir() if path.is_dir())
-    degraded = [path for path in inside if path.name.lower() in DEGRADED_FOLDERS]
-    clean = [path for path in inside if path.name.lower() in CLEAN_FOLDERS]
+    degraded = [path for path in inside if side_of(path.name) == "degraded"]
+    clean = [path for path in inside if side_of(path.name) == "clean"]
     if len(degraded) == len(clean) == 1:
         return PairList(folder.name, _pairs_of_folders(degraded[0], clean[0]))
     if degraded or clean:

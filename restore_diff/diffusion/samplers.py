@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
@@ -18,14 +20,8 @@ NoiseSource: TypeAlias = Callable[[int], Images]
 Callback: TypeAlias = Callable[[int, Images, Estimate], None]
 """(step, counted from 1, x_t, the estimate there): called once in each step, before x_t moves on."""
 
-Denoise: TypeAlias = Callable[[Images], Estimate]
-"""x_t -> the estimate at one noise level, by a network call; with gradients inside torch.enable_grad()."""
-
-Guidance: TypeAlias = Callable[[Estimate, Images, Level, Denoise], Estimate]
+Guidance: TypeAlias = Callable[[Estimate, Images, Level, "Denoise"], Estimate]
 """(estimate, x_t, level, denoise) -> the estimate that the sampler uses instead."""
-
-GUIDANCE: dict[str, Callable[..., Guidance]] = {}
-"""Guidance by the name in `sampler.guidance`: an entry is called with its own options, if it declares `Settings`."""
 
 
 class Sampler(Protocol):
@@ -77,12 +73,12 @@ class Denoiser:
         guidance: Guidance | None = None,
     ) -> Estimate:
         """Estimate by one network call, or more if guidance makes some."""
-        found = self._estimate(predictor, x_t, level, degraded)
+        found = self.estimate(predictor, x_t, level, degraded)
         if guidance is None:
             return found
-        return guidance(found, x_t, level, lambda other: self._estimate(predictor, other, level, degraded))
+        return guidance(found, x_t, level, Denoise(self, predictor, level, degraded))
 
-    def _estimate(self, predictor: Predictor, x_t: Images, level: Level, degraded: Images | None) -> Estimate:
+    def estimate(self, predictor: Predictor, x_t: Images, level: Level, degraded: Images | None) -> Estimate:
         """A clipped clean image is in [-1, 1], and the noise is what it then implies."""
         t = torch.full((len(x_t),), level.t, device=x_t.device)
         levels = level.signal, level.noise
@@ -93,8 +89,98 @@ class Denoiser:
         return Estimate(clean, implied_epsilon(clean, x_t, *levels))
 
 
-def _ignore(step: int, x_t: Images, found: Estimate) -> None:
-    """The callback where none is given."""
+@dataclass(frozen=True)
+class Denoise:
+    """The network at one noise level, for guidance."""
+
+    denoiser: Denoiser
+    predictor: Predictor
+    level: Level
+    degraded: Images | None
+    """The degraded image of the sampler, in [-1, 1]."""
+
+    def __call__(self, x_t: Images, **condition: Any) -> Estimate:
+        """The estimate at another x_t, by a network call; with gradients inside torch.enable_grad().
+
+        `condition`: keywords for the network instead of its own, e.g. weather=None: without its label.
+        """
+        return self.denoiser.estimate(partial(self.predictor, **condition), x_t, self.level, self.degraded)
+
+
+Move: TypeAlias = Callable[[int, Level, Level, Images, Estimate], Images]
+"""(step, counted from 1, level, following level, x_t, the estimate at level) -> x_t at the following level."""
+
+
+class LadderSampler:
+    """Estimates at each level of the ladder, then moves to the next, the last of which is free of noise.
+
+    A subclass gives the move: DDIM, multistep, Heun, or one of your own.
+    """
+
+    def __init__(self, schedule: NoiseSchedule, prediction: str, config: SamplerConfig) -> None:
+        self.denoise = Denoiser(prediction, config)
+        self.levels = levels(schedule, config)
+        self.eta = config.eta
+
+    def solver(self, denoise: Callable[[Images, Level], Estimate], noise: NoiseSource) -> Move:
+        """The move of one batch, called once a step; it may keep what it needs of earlier steps."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def sample(
+        self,
+        predictor: Predictor,
+        degraded: Images | None,
+        noise: NoiseSource,
+        callback: Callback | None = None,
+        guidance: Guidance | None = None,
+    ) -> Images:
+        """As `Sampler.sample`."""
+
+        def denoise(x_t: Images, level: Level) -> Estimate:
+            return self.denoise(predictor, x_t, level, degraded, guidance)
+
+        x_t, move = self.denoise.start(self.levels[0], degraded, noise), self.solver(denoise, noise)
+        for step, (level, following) in enumerate(pairwise(self.levels), start=1):
+            found = denoise(x_t, level)
+            if callback is not None:
+                callback(step, x_t, found)
+            x_t = move(step, level, following, x_t, found)
+        return x_t
+
+
+class DDIMSampler(LadderSampler):
+    """DDIM, Song et al. (2021), eq. 12 and 16: deterministic at eta 0, ancestral DDPM at eta 1."""
+
+    def solver(self, denoise: Callable[[Images, Level], Estimate], noise: NoiseSource) -> Move:
+        def move(step: int, level: Level, following: Level, x_t: Images, found: Estimate) -> Images:
+            fresh_variance = 0.0
+            if self.eta:
+                kept = 1 - level.signal**2 / following.signal**2
+                fresh_variance = self.eta**2 * following.noise**2 / level.noise**2 * kept
+            along = math.sqrt(max(following.noise**2 - fresh_variance, 0.0))  # below 0 by rounding only
+            x_t = (following.signal * found.clean).add_(found.epsilon, alpha=along)  # in place: images may be large
+            return x_t + math.sqrt(fresh_variance) * noise(step).to(x_t.dtype) if fresh_variance > 0 else x_t
+
+        return move
+
+
+class HeunSampler(LadderSampler):
+    """Heun's method on the probability flow, Karras et al. (2022), alg. 1 without churn: order 2, in sigma.
+
+    Two network calls a step, but one at the last: 2 * num_steps - 1 in all.
+    """
+
+    def solver(self, denoise: Callable[[Images, Level], Estimate], noise: NoiseSource) -> Move:
+        def move(step: int, level: Level, following: Level, x_t: Images, found: Estimate) -> Images:
+            euler = following.signal * found.clean + following.noise * found.epsilon
+            if not following.noise > 0:
+                return euler
+            later = denoise(euler, following).epsilon
+            slope = following.noise / following.signal - level.noise / level.signal
+            return following.signal * (x_t / level.signal + slope * (found.epsilon + later) / 2)
+
+        return move
 
 
 # DPM-Solver++ and UniPC remember the estimate of the step before: order 2 at one network call a step. Both solve the
@@ -102,70 +188,40 @@ def _ignore(step: int, x_t: Images, found: Estimate) -> None:
 # steps at order 1: there is no step before the first, and the last goes to lambda = infinity.
 
 
-class DPMSolverSampler:
+class DPMSolverSampler(LadderSampler):
     """DPM-Solver++(2M), Lu et al. (2022), arXiv 2211.01095, algorithm 2."""
 
-    def __init__(self, schedule: NoiseSchedule, prediction: str, config: SamplerConfig) -> None:
-        self.denoise = Denoiser(prediction, config)
-        self.levels = levels(schedule, config)
+    def solver(self, denoise: Callable[[Images, Level], Estimate], noise: NoiseSource) -> Move:
+        past: list[tuple[Level, Images]] = []  # the level before, and the clean image estimated there
 
-    @torch.no_grad()
-    def sample(
-        self,
-        predictor: Predictor,
-        degraded: Images | None,
-        noise: NoiseSource,
-        callback: Callback | None = None,
-        guidance: Guidance | None = None,
-    ) -> Images:
-        """As `Sampler.sample`."""
-        report = callback or _ignore
-        x_t = self.denoise.start(self.levels[0], degraded, noise)
-        before: tuple[Level, Images] | None = None
-        for step, (level, following) in enumerate(pairwise(self.levels), start=1):
-            found = self.denoise(predictor, x_t, level, degraded, guidance)
-            report(step, x_t, found)
-            target = clean = found.clean
-            if before is not None and following.noise > 0:
-                target = clean + (clean - before[1]) / (2 * _ratio(before[0], level, following))
-            x_t = _towards(target, x_t, level, following)
-            before = level, clean
-        return x_t
+        def move(step: int, level: Level, following: Level, x_t: Images, found: Estimate) -> Images:
+            target = found.clean
+            if past and following.noise > 0:
+                before, clean = past[0]
+                target = target + (target - clean) / (2 * _ratio(before, level, following))
+            past[:] = [(level, found.clean)]
+            return _towards(target, x_t, level, following)
+
+        return move
 
 
-class UniPCSampler:
+class UniPCSampler(LadderSampler):
     """UniPC of order 2 with B(h) = exp(h) - 1, Zhao et al. (2023), arXiv 2302.04867, algorithms 1 and 2.
 
     Each new estimate also corrects the step that led to it, at no further network call.
     """
 
-    def __init__(self, schedule: NoiseSchedule, prediction: str, config: SamplerConfig) -> None:
-        self.denoise = Denoiser(prediction, config)
-        self.levels = levels(schedule, config)
-
-    @torch.no_grad()
-    def sample(
-        self,
-        predictor: Predictor,
-        degraded: Images | None,
-        noise: NoiseSource,
-        callback: Callback | None = None,
-        guidance: Guidance | None = None,
-    ) -> Images:
-        """As `Sampler.sample`."""
-        report = callback or _ignore
-        x_t = self.denoise.start(self.levels[0], degraded, noise)
+    def solver(self, denoise: Callable[[Images, Level], Estimate], noise: NoiseSource) -> Move:
         past: list[tuple[Level, Images]] = []  # the last two levels left behind, and the clean images estimated there
-        left = x_t  # x_t at the last of them
-        for step, (level, following) in enumerate(pairwise(self.levels), start=1):
-            found = self.denoise(predictor, x_t, level, degraded, guidance)
-            report(step, x_t, found)
-            clean = found.clean
+        left: list[Images] = []  # x_t at the last of them
+
+        def move(step: int, level: Level, following: Level, x_t: Images, found: Estimate) -> Images:
             if past:
-                x_t = _corrected(left, past, level, clean)
-            past, left = [*past[-1:], (level, clean)], x_t
-            x_t = _predicted(x_t, past, following)
-        return x_t
+                x_t = _corrected(left[0], past, level, found.clean)
+            past[:], left[:] = [*past[-1:], (level, found.clean)], [x_t]
+            return _predicted(x_t, past, following)
+
+        return move
 
 
 def _predicted(x_t: Images, past: list[tuple[Level, Images]], following: Level) -> Images:
@@ -210,71 +266,6 @@ def _ratio(before: Level, level: Level, following: Level) -> float:
     return _log_snr_gap(before, level) / _log_snr_gap(level, following)
 
 
-class DDIMSampler:
-    """DDIM, Song et al. (2021), eq. 12 and 16: deterministic at eta 0, ancestral DDPM at eta 1.
-
-    Each step goes to the next entry of the ladder, and the last one to "no noise left", where x_t is the clean image.
-    """
-
-    def __init__(self, schedule: NoiseSchedule, prediction: str, config: SamplerConfig) -> None:
-        self.denoise = Denoiser(prediction, config)
-        self.steps = [_step(*pair, config.eta) for pair in pairwise(levels(schedule, config))]
-
-    @torch.no_grad()
-    def sample(
-        self,
-        predictor: Predictor,
-        degraded: Images | None,
-        noise: NoiseSource,
-        callback: Callback | None = None,
-        guidance: Guidance | None = None,
-    ) -> Images:
-        """As `Sampler.sample`."""
-        report = callback or _ignore
-        x_t = self.denoise.start(self.steps[0].level, degraded, noise)
-        for draw, step in enumerate(self.steps, start=1):
-            clean, epsilon = found = self.denoise(predictor, x_t, step.level, degraded, guidance)
-            report(draw, x_t, found)
-            x_t = (step.next_signal * clean).add_(epsilon, alpha=step.next_noise)  # in place: images may be very large
-            if step.fresh_noise > 0:
-                x_t = x_t + step.fresh_noise * noise(draw).to(x_t.dtype)
-        return x_t
-
-
-class HeunSampler:
-    """Heun's method on the probability flow, Karras et al. (2022), alg. 1 without churn: order 2, in sigma.
-
-    Two network calls a step, but one at the last: 2 * num_steps - 1 in all.
-    """
-
-    def __init__(self, schedule: NoiseSchedule, prediction: str, config: SamplerConfig) -> None:
-        self.denoise = Denoiser(prediction, config)
-        self.levels = levels(schedule, config)
-
-    @torch.no_grad()
-    def sample(
-        self,
-        predictor: Predictor,
-        degraded: Images | None,
-        noise: NoiseSource,
-        callback: Callback | None = None,
-        guidance: Guidance | None = None,
-    ) -> Images:
-        """As `Sampler.sample`."""
-        report = callback or _ignore
-        x_t = self.denoise.start(self.levels[0], degraded, noise)
-        for step, (level, following) in enumerate(pairwise(self.levels), start=1):
-            clean, epsilon = found = self.denoise(predictor, x_t, level, degraded, guidance)
-            report(step, x_t, found)
-            euler = following.signal * clean + following.noise * epsilon
-            if following.noise > 0:
-                later = self.denoise(predictor, euler, following, degraded, guidance).epsilon
-                slope = following.noise / following.signal - level.noise / level.signal
-                euler = following.signal * (x_t / level.signal + slope * (epsilon + later) / 2)
-            x_t = euler
-        return x_t
-
-
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "ddim": DDIMSampler,
     "dpm++2m": DPMSolverSampler,
@@ -282,23 +273,3 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "heun": HeunSampler,
 }
 """Samplers by name."""
-
-
-class _Step(NamedTuple):
-    """The next x_t from the estimates at `level`: next_signal * clean + next_noise * epsilon + fresh_noise * draw."""
-
-    level: Level
-    next_signal: float
-    next_noise: float
-    fresh_noise: float
-
-
-def _step(level: Level, following: Level, eta: float) -> _Step:
-    alpha_bar, next_alpha_bar = level.signal**2, following.signal**2
-    fresh_variance = eta**2 * following.noise**2 / level.noise**2 * (1 - alpha_bar / next_alpha_bar)
-    return _Step(
-        level=level,
-        next_signal=following.signal,
-        next_noise=math.sqrt(max(following.noise**2 - fresh_variance, 0.0)),  # below 0 by rounding only
-        fresh_noise=math.sqrt(fresh_variance),
-    )

@@ -47,14 +47,13 @@ PACKAGES = ("restore_diff", "torch", "torchvision", "numpy", "pillow", "scikit-i
 EXTRAS = {
     "pyiqa": "scores without clean images, restore_diff[iqa]",
     "torch_fidelity": "FID and KID, restore_diff[fid]",
+    "gradio": "the app, restore_diff[app]",
     "onnx": "export",
     "onnxruntime": "export, checked",
 }
-PREFETCHED = 4
-"""Batches that each worker process prefetches."""
 BYTES_PER_PARAMETER = 16
 """In a checkpoint: weights, averaged weights and the two moments of AdamW, float32."""
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 IMPORT_PAIR = "import torch, torchvision; torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)"
 
 
@@ -131,20 +130,20 @@ def _device(name: str) -> Check:
     return _found("device", "ok", f"{torch.cuda.get_device_name(device)} with {memory:.0f} GiB works")
 
 
-def _shared_memory(config: ExperimentConfig, folder: Path = Path("/dev/shm")) -> Check:
-    """Workers pass crops through shared memory; a worker crashes with a bus error when it is full."""
+def _shared_memory(config: ExperimentConfig) -> Check:
+    """Workers pass crops through shared memory, or through pipes where it is too small."""
+    from restore_diff.data import workers
+
     data, training = config.data, config.training
     batch_bytes = training.batch_size // training.num_micro_batches * 2 * 3 * 4 * data.crop_size_px**2
-    needed = data.num_workers * PREFETCHED * batch_bytes
-    use = f"{data.num_workers} workers x {PREFETCHED} batches of {batch_bytes / 2**20:.0f} MiB"
-    if not folder.is_dir():
-        return _found("memory", "note", f"this system has no {folder}; {use} use its own shared memory")
-    free = shutil.disk_usage(folder).free
-    text = f"{free / 2**20:.0f} MiB of shared memory free, {use} need {needed / 2**20:.0f}"
-    if free >= needed:
-        return _found("memory", "ok", text)
-    size = max(1, -(-2 * needed // GIB))
-    return _found("memory", "FAIL", text, f"start the container with --shm-size={size}g, or set data.num_workers=0")
+    use = f"{data.num_workers} workers with batches of {batch_bytes / MIB:.0f} MiB"
+    if not workers.SHARED_MEMORY.is_dir():
+        return _found("memory", "note", f"this system has no {workers.SHARED_MEMORY}; {use} use its own shared memory")
+    problem = workers.describe(workers.choose_transport(data.num_workers, batch_bytes), batch_bytes)
+    if not problem:
+        return _found("memory", "ok", f"enough shared memory free for {use}")
+    text, _, advice = problem.partition("; ")
+    return _found("memory", "warn", text, advice)
 
 
 def _run_folder(runs: Path) -> Check:

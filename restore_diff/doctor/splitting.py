@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tqdm import tqdm
+
 from restore_diff.data.archive import open_file
 from restore_diff.data.leaks import groups
 from restore_diff.data.names import DataError, PairPath, match_by_habit
@@ -60,7 +62,8 @@ def write_split(division: Division, out: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".split-", dir=out.parent) as scratch:
         part = Path(scratch) / "split"
         for split, pairs in zip(SPLITS, (division.train, division.test), strict=True):
-            for target, source in _plan(pairs).items():
+            files = _plan(pairs)
+            for target, source in tqdm(files.items(), unit="file", desc=f"write {split}", disable=None):
                 path = part / split / target
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _link(source, path)

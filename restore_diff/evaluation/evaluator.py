@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from restore_diff.data.pairs import Pair
-from restore_diff.distributed import WHOLE, Share
+from restore_diff.distributed import ALONE, Processes
 from restore_diff.metrics.fidelity import to_levels
 from restore_diff.metrics.perceptual import LPIPS
 from restore_diff.metrics.protocols import PROTOCOLS
@@ -107,14 +107,14 @@ class Evaluator:
         dataset: PairDataset,
         seeds: Sequence[int] = (0,),
         on_image: OnImage | None = None,
-        share: Share = WHOLE,
+        processes: Processes = ALONE,
     ) -> list[Row]:
         """Return one row per image and seed, in the order of the data set; `on_image` gets those of this process.
 
         Images are rounded to 8-bit levels first. An image that is not finite, or whose restoration raises
         FloatingPointError, scores NaN and is flagged.
         """
-        return share.all_rows(lambda: self._rows(dataset, share.positions(len(dataset)), seeds, on_image))
+        return processes.all_rows(lambda: self._rows(dataset, processes.positions(len(dataset)), seeds, on_image))
 
     def _rows(
         self, dataset: PairDataset, positions: Sequence[int], seeds: Sequence[int], on_image: OnImage | None

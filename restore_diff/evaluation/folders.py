@@ -3,26 +3,35 @@
 import dataclasses
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from tqdm import tqdm
 
 from restore_diff.data.decoding import opened, read_size
 from restore_diff.data.images import read_rgb_uint8
 from restore_diff.data.names import DataError, PairPath, first_names, list_images, match_by_habit
 from restore_diff.data.pairs import MOST_CROPPED_PX, crop_to_min, size_difference
-from restore_diff.distributed import WHOLE, Share
+from restore_diff.distributed import ALONE, Processes
 from restore_diff.environment import environment
 from restore_diff.evaluation.evaluator import Row, Scorer, flags_of
 from restore_diff.evaluation.report import half_interval, summarise, write_csv, write_json
 from restore_diff.metrics.distribution import LICENCE, RESIZE, InceptionDistance, NoReference
 from restore_diff.metrics.perceptual import MetricUnavailable
 
+T = TypeVar("T")
+
 
 def score_folders(
-    pred: Path, target: Path, scorer: Scorer, *, allow_jpeg: bool = False, may_crop: bool = False, share: Share = WHOLE
+    pred: Path,
+    target: Path,
+    scorer: Scorer,
+    *,
+    allow_jpeg: bool = False,
+    may_crop: bool = False,
+    processes: Processes = ALONE,
 ) -> list[Row]:
     """Score each image of `pred` against the image of the same name in `target`; one row per image.
 
@@ -33,7 +42,10 @@ def score_folders(
     pairs = pair_folders(pred, target)
     _check(pairs, allow_jpeg, MOST_CROPPED_PX if may_crop else 0)
 
-    return share.all_rows(lambda: [_score(pairs[index], scorer) for index in share.positions(len(pairs))])
+    def score() -> list[Row]:
+        return [_score(pair, scorer) for pair in _with_bar(pairs, pred.name, processes)]
+
+    return processes.all_rows(score)
 
 
 def pair_folders(pred: Path, target: Path) -> list[PairPath]:
@@ -47,6 +59,12 @@ def pair_folders(pred: Path, target: Path) -> list[PairPath]:
     if problems:
         raise DataError("; ".join(problems))
     return matches.pairs
+
+
+def _with_bar(items: Sequence[T], label: str, processes: Processes = ALONE) -> Iterable[T]:
+    """Yield the items of this process, with a progress bar in the first one."""
+    mine = [items[index] for index in processes.positions(len(items))]
+    return tqdm(mine, label, unit="image", disable=None if processes.is_first else True)
 
 
 def _score(pair: PairPath, scorer: Scorer) -> Row:
@@ -84,7 +102,7 @@ def _check(pairs: Sequence[PairPath], allow_jpeg: bool, most_cropped_px: int) ->
 
 
 def score_images(
-    folder: Path, names: Sequence[str], device: torch.device, share: Share = WHOLE, *, download: bool = False
+    folder: Path, names: Sequence[str], device: torch.device, processes: Processes = ALONE, *, download: bool = False
 ) -> tuple[list[Row], NoReference]:
     """Score each image of `folder` by no-reference metrics; return the rows and the metrics.
 
@@ -96,14 +114,14 @@ def score_images(
 
     def score() -> list[Row]:
         rows: list[Row] = []
-        for name, path in (images[index] for index in share.positions(len(images))):
+        for name, path in _with_bar(images, folder.name, processes):
             image = read_rgb_uint8(path)
             scores = metric(image)
             flags = ("small",) * any(map(math.isnan, scores.values()))
             rows.append(Row(name, image.shape[-1], image.shape[-2], 0, scores, 0.0, flags))
         return rows
 
-    return share.all_rows(score), metric
+    return processes.all_rows(score), metric
 
 
 def write_no_reference(folder: Path, rows: Sequence[Row], metric: NoReference) -> None:
@@ -146,8 +164,8 @@ def score_distributions(
     found: dict[str, Any] = {"n": len(pairs), "resize": RESIZE, "environment": environment() | {"argv": sys.argv}}
     try:
         metric = InceptionDistance(device, download=download)
-        finished = (read_rgb_uint8(pair.degraded) for pair in pairs if pair.degraded is not None)
-        distances = metric(finished, (read_rgb_uint8(pair.clean) for pair in pairs))
+        finished = (read_rgb_uint8(pair.degraded) for pair in _with_bar(pairs, "FID, KID") if pair.degraded is not None)
+        distances = metric(finished, (read_rgb_uint8(pair.clean) for pair in _with_bar(pairs, "FID, KID: clean")))
         found |= {"status": "computed", "tool": metric.tool} | distances._asdict()
         kid = f"KID {distances.kid:.5f} ± {distances.kid_std:.5f}"
         lines = [f"FID {distances.fid:.3f}, {kid} (n={len(pairs)}, {metric.tool}, {RESIZE})"]

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: a panel of examples, and quality against number of steps and time with its table."""
+"""Pictures of an evaluation: examples and their panel, gains, and quality against number of steps and time."""
 
 import csv
 import io
@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from PIL import ImageDraw
@@ -18,14 +18,18 @@ from torchvision.utils import make_grid
 from restore_diff.data.images import write_image
 from restore_diff.data.pairs import Pair
 from restore_diff.evaluation.evaluator import INPUT, PairDataset, Row
-from restore_diff.evaluation.report import Metric, Report, metrics_of
-from restore_diff.files import replace_atomically
+from restore_diff.evaluation.report import Metric, Report, gains_of, metrics_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NUM_PER_KIND = 3
-MAX_SIDE_PX = 480
+MAX_SIDE_PX = 720
+PANEL_SIDE_PX = 480
 CAPTION_PX = 16
 GAP_PX = 4
 ERROR_SCALE = 4
+MIN_IMAGES_FOR_HISTOGRAM = 5
 
 
 class Example(NamedTuple):
@@ -34,7 +38,20 @@ class Example(NamedTuple):
     position: int
     """In the test set."""
     row: Row
+    kind: str
+    """best, middle or worst."""
     caption: str
+
+
+class Shown(NamedTuple):
+    """Example with its images."""
+
+    example: Example
+    images: dict[str, Tensor]
+    """restored, clean and error; degraded and degraded_error where the input was scored. float32 (3, H, W) in [0, 1].
+
+    An error is the absolute difference from clean times four. Images above 720 px are shrunk.
+    """
 
 
 def choose_examples(rows: Sequence[Row], column: str) -> list[Example]:
@@ -52,46 +69,71 @@ def choose_examples(rows: Sequence[Row], column: str) -> list[Example]:
         for row in ranked[start : start + NUM_PER_KIND]:
             before = f"{row.scores[column + INPUT]:.4g} -> " if column + INPUT in row.scores else ""
             caption = f"{kind}: {row.name}, {column} {before}{row.scores[column]:.4g}"
-            chosen.setdefault(row.name, Example(positions[row.name], row, caption))
+            chosen.setdefault(row.name, Example(positions[row.name], row, kind, caption))
     return list(chosen.values())
 
 
-def draw_panel(
-    path: Path, examples: Sequence[Example], dataset: PairDataset, restored: Callable[[Pair, int], Tensor | None]
-) -> None:
-    """Write a PNG with one line per example: degraded, restored, clean, and the error times four.
+def show(example: Example, dataset: PairDataset, restored: Callable[[Pair, int], Tensor | None]) -> Shown:
+    """Restore an example again and return its images. `restored` is `Evaluator.restored`, which is deterministic."""
+    pair = dataset[example.position]
+    levels = restored(pair, example.row.seed)
+    assert levels is not None and pair.degraded is not None, "an image with a score was finite"
+    images = {"restored": levels.cpu() / 255, "clean": pair.clean}
+    images["error"] = (images["restored"] - pair.clean).abs() * ERROR_SCALE
+    if any(column.endswith(INPUT) for column in example.row.scores):
+        images = {"degraded": pair.degraded, **images}
+        images["degraded_error"] = (pair.degraded - pair.clean).abs() * ERROR_SCALE
+    return Shown(example, {name: _shrunk(image.clamp(0, 1), MAX_SIDE_PX) for name, image in images.items()})
 
-    `restored` is `Evaluator.restored`, which is deterministic. Images above 480 px are shrunk.
-    """
+
+def draw_panel(path: Path, examples: Sequence[Shown]) -> None:
+    """Write a PNG with one line per example: degraded, restored, clean, error. Images above 480 px are shrunk."""
     if not examples:
         raise ValueError("a panel needs at least one image with a score")
-    lines = [_line(dataset[example.position], example, restored) for example in examples]
+    lines = [_line(shown) for shown in examples]
     width = max(line.shape[-1] for line in lines)
     picture = torch.cat([F.pad(line, (0, width - line.shape[-1]), value=1.0) for line in lines], dim=1)
     write_image(path, picture)
 
 
-def _line(pair: Pair, example: Example, restored: Callable[[Pair, int], Tensor | None]) -> Tensor:
-    levels = restored(pair, example.row.seed)
-    assert levels is not None and pair.degraded is not None, "an image with a score was finite"
-    image = levels.cpu() / 255
-    error = (image - pair.clean).abs() * ERROR_SCALE
-    tiles = torch.stack([_shrunk(tile.clamp(0, 1)) for tile in (pair.degraded, image, pair.clean, error)])
-    tiles = F.pad(tiles, (0, 0, CAPTION_PX, 0), value=1.0)
-    picture = to_pil_image(make_grid(tiles, nrow=len(tiles), padding=GAP_PX, pad_value=1.0))
-    text = f"{example.caption}   (degraded | restored | clean | error x{ERROR_SCALE})"
+def _line(shown: Shown) -> Tensor:
+    tiles = {name: _shrunk(image, PANEL_SIDE_PX) for name, image in shown.images.items() if name != "degraded_error"}
+    padded = F.pad(torch.stack([*tiles.values()]), (0, 0, CAPTION_PX, 0), value=1.0)
+    picture = to_pil_image(make_grid(padded, nrow=len(tiles), padding=GAP_PX, pad_value=1.0))
+    text = f"{shown.example.caption}   ({' | '.join(tiles)} x{ERROR_SCALE})"
     printable = text.encode("ascii", "replace").decode()  # the built-in font may lack other characters
     ImageDraw.Draw(picture).text((GAP_PX, GAP_PX), printable, fill=(0, 0, 0))
     return pil_to_tensor(picture).float() / 255
 
 
-def _shrunk(image: Tensor) -> Tensor:
+def _shrunk(image: Tensor, max_side_px: int) -> Tensor:
     height, width = image.shape[-2:]
-    scale = MAX_SIDE_PX / max(height, width)
+    scale = max_side_px / max(height, width)
     if scale >= 1:
         return image
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
     return F.interpolate(image[None], size, mode="area")[0]
+
+
+# Plots, as PNG; they need matplotlib. A Figure without pyplot draws with Agg and keeps no global state.
+
+
+def plot_gains(report: Report) -> bytes | None:
+    """Return histograms of the gain of each image by metric; None for less than five images or unscored inputs."""
+    from matplotlib.figure import Figure
+
+    metrics = [metric for metric in metrics_of(report) if metric.column + INPUT in report.summary]
+    if not metrics or report.num_images < MIN_IMAGES_FOR_HISTOGRAM:
+        return None
+    figure = Figure(figsize=(5 * len(metrics), 3), layout="constrained")
+    for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+        gains = torch.stack([seeds.mean() for seeds in gains_of(report.rows, metric.column).values()])
+        axes.hist(gains[gains.isfinite()].numpy(), bins=min(30, max(5, report.num_images // 4)), color="tab:blue")
+        axes.axvline(0, color="black", linewidth=1)
+        better = "less is better" if metric.column.startswith("lpips") else "more is better"
+        axes.set(xlabel=f"gain in {metric.label} ({better})", ylabel="images")
+        axes.grid(alpha=0.3)
+    return _png(figure)
 
 
 # Sweep: quality against the number of steps and the time.
@@ -107,19 +149,6 @@ def seconds_per_image(report: Report) -> float:
     return median(row.seconds for row in report.rows)
 
 
-def write_sweep(folder: Path, sweep: Sweep) -> str:
-    """Write sweep.csv and, where matplotlib is installed, sweep.png to a folder; return a line to print."""
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_atomically(folder / "sweep.csv", sweep_csv(sweep).encode())
-    picture = folder / "sweep.png"
-    picture.unlink(missing_ok=True)
-    try:
-        draw_sweep(picture, sweep)
-    except ImportError:
-        return f'wrote {folder}/: sweep.csv; for the plot: pip install "restore_diff[plots]"'
-    return f"wrote {folder}/: sweep.csv, sweep.png"
-
-
 def sweep_csv(sweep: Sweep) -> str:
     """CSV with num_steps, seconds_per_image and the mean of each metric; nan where no image has a score."""
     text = io.StringIO()
@@ -127,7 +156,7 @@ def sweep_csv(sweep: Sweep) -> str:
     metrics = _metrics(sweep)
     writer.writerow(["num_steps", "seconds_per_image", *(metric.column for metric in metrics)])
     for num_steps, report in sweep.items():
-        means = [f"{_mean(report, metric):.{metric.decimals + 4}f}" for metric in metrics]
+        means = [f"{mean_of(report, metric):.{metric.decimals + 4}f}" for metric in metrics]
         writer.writerow([num_steps, f"{seconds_per_image(report):.4f}", *means])
     return text.getvalue()
 
@@ -137,15 +166,15 @@ def sweep_table(sweep: Sweep) -> str:
     metrics = _metrics(sweep)
     lines = [["steps", "s/image", *(metric.label for metric in metrics)]]
     for num_steps, report in sweep.items():
-        means = [f"{_mean(report, metric):.{metric.decimals}f}" for metric in metrics]
+        means = [f"{mean_of(report, metric):.{metric.decimals}f}" for metric in metrics]
         lines.append([str(num_steps), f"{seconds_per_image(report):.3f}", *means])
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
-def draw_sweep(path: Path, sweep: Sweep) -> None:
-    """Write a PNG with one row of plots per kind of metric: against steps and against time, on logarithmic axes."""
-    from matplotlib.figure import Figure  # optional; a Figure without pyplot draws with Agg and keeps no global state
+def plot_sweep(sweep: Sweep) -> bytes:
+    """Return one row of plots per kind of metric: against steps and against time, on logarithmic axes."""
+    from matplotlib.figure import Figure
 
     metrics = _metrics(sweep)
     kinds = [kind for kind in Y_LABELS if any(metric.column.startswith(kind) for metric in metrics)]
@@ -154,21 +183,26 @@ def draw_sweep(path: Path, sweep: Sweep) -> None:
     for row, kind in zip(figure.subplots(len(kinds), 2, squeeze=False), kinds, strict=True):
         for axes, x, label in zip(row, (steps, seconds), ("sampling steps", "seconds per image"), strict=True):
             for metric in (metric for metric in metrics if metric.column.startswith(kind)):
-                axes.plot(x, [_mean(report, metric) for report in sweep.values()], "o-", label=metric.label)
+                axes.plot(x, [mean_of(report, metric) for report in sweep.values()], "o-", label=metric.label)
             axes.set(xscale="log", xlabel=label, ylabel=Y_LABELS[kind])
             axes.set_xticks(x, [f"{value:.3g}" for value in x])
             axes.minorticks_off()
             axes.grid(alpha=0.3)
             axes.legend()
+    return _png(figure)
+
+
+def _png(figure: "Figure") -> bytes:
     encoded = io.BytesIO()
     figure.savefig(encoded, format="png", dpi=100)
-    replace_atomically(path, encoded.getvalue())
+    return encoded.getvalue()
 
 
 def _metrics(sweep: Sweep) -> list[Metric]:
     return metrics_of(next(iter(sweep.values())))
 
 
-def _mean(report: Report, metric: Metric) -> float:
+def mean_of(report: Report, metric: Metric) -> float:
+    """Return the mean of a metric over images; NaN where no image has a score."""
     mean = report.summary[metric.column].mean
     return math.nan if mean is None else mean

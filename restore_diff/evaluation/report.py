@@ -69,9 +69,16 @@ def summarise(rows: Sequence[Row]) -> dict[str, Statistics]:
         if column + INPUT in rows[0].scores:
             degraded = image_values(rows, column + INPUT)
             summary[column + INPUT] = _statistics(degraded, column + INPUT)
-            gains = {name: capped(values, column) - capped(degraded[name], column) for name, values in restored.items()}
-            summary[column + GAIN] = _statistics(gains, column + GAIN)
+            summary[column + GAIN] = _statistics(gains_of(rows, column), column + GAIN)
     return summary
+
+
+def gains_of(rows: Iterable[Row], column: str) -> dict[str, Tensor]:
+    """Gains of each image, one per seed, by image name in sorted order."""
+    rows = list(rows)
+    degraded = image_values(rows, column + INPUT)
+    restored = image_values(rows, column)
+    return {name: capped(values, column) - capped(degraded[name], column) for name, values in restored.items()}
 
 
 def image_values(rows: Iterable[Row], column: str) -> dict[str, Tensor]:
@@ -313,9 +320,13 @@ def console_table(report: Report) -> str:
     seeds = f", mean over {len(report.seeds)} seeds" if len(report.seeds) > 1 else ""
     lines = [f"{report.dataset}: {report.num_images} images{seeds}"]
     lines += [f"  {metric.label:<{width}}  {_line(report, metric)}" for metric in metrics]
-    if isinstance(report.lpips, MetricUnavailable):
-        lines.append(f"  LPIPS not computed: {report.lpips}")
+    lines += [f"  {note}" for note in unavailable(report)]
     return "\n".join(lines + [f"  warning: {warning}" for warning in warnings(report)])
+
+
+def unavailable(report: Report) -> list[str]:
+    """Metrics that were requested and not computed, with the reason."""
+    return [f"LPIPS not computed: {report.lpips}"] if isinstance(report.lpips, MetricUnavailable) else []
 
 
 def warnings(report: Report) -> list[str]:

@@ -22,6 +22,7 @@ from restore_diff.metrics.perceptual import MetricUnavailable, cached_weights, c
 logger = logging.getLogger(__name__)
 
 RESIZE = "299 x 299, bilinear, without antialiasing"
+COMMAND = "restore-diff test --pred FOLDER --target FOLDER --fid --download"
 WEIGHTS = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 NUM_FEATURES = 2048
 SUBSET_SIZE = 1000
@@ -49,7 +50,7 @@ class InceptionDistance:
             from torchmetrics.image.fid import NoTrainInceptionV3
         except ImportError as error:
             raise MetricUnavailable(f"{error}: pip install restore_diff[fid]") from error
-        weights = cached_weights(WEIGHTS, "91 MB", "pass --download", download=download)
+        weights = cached_weights(WEIGHTS, "91 MB", COMMAND, download=download)
         checked_sha256(weights)
         self.tool = f"torchmetrics {version('torchmetrics')}, torch-fidelity {torch_fidelity.__version__}"
         self.device = torch.device(device)

@@ -8,6 +8,7 @@ import hashlib
 import math
 import os
 import re
+import sys
 import warnings
 from importlib import resources
 from pathlib import Path
@@ -24,20 +25,21 @@ class MetricUnavailable(UserError):
     """A metric cannot be computed; the message is one line with the remedy."""
 
 
-def cached_weights(url: str, size: str, alternative: str, *, download: bool = False) -> Path:
+def cached_weights(url: str, size: str, command: str, *, download: bool = False) -> Path:
     """Return the file of `url` in torch's cache; `download` fetches a missing one and checks its hash.
 
-    MetricUnavailable names the file, its place and the `alternative`, or the reason why the download failed.
+    MetricUnavailable names the file and the `command` that fetches it, or the reason why the download failed.
     """
     file_name = url.rpartition("/")[2]
     cached = Path(torch.hub.get_dir()) / "checkpoints" / file_name
     if download and not cached.is_file():
         try:
-            torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+            options = {"map_location": "cpu", "check_hash": True, "weights_only": True}
+            torch.hub.load_state_dict_from_url(url, progress=sys.stderr.isatty(), **options)
         except (OSError, RuntimeError) as error:  # no network; another hash than the one in the name
             raise MetricUnavailable(f"{url} could not be downloaded to {cached}: {error}") from error
     if not cached.is_file():
-        raise MetricUnavailable(f"put {file_name} ({size}, {url}) at {cached}, or {alternative}")
+        raise MetricUnavailable(f"{file_name} ({size}) is not on this disk. Fetch it: {command}")
     return cached
 
 
@@ -127,8 +129,7 @@ def find_lpips_weights(net: TrunkName = "alex", path: Path | None = None, *, dow
             raise MetricUnavailable(f"no such file with LPIPS weights: {named}")
         return Path(named)
     trunk = TRUNKS[net]
-    url = SOURCE + trunk.file_name
-    return cached_weights(url, trunk.size, f"set {WEIGHTS_VARIABLE} to the file", download=download)
+    return cached_weights(SOURCE + trunk.file_name, trunk.size, "restore-diff test --download", download=download)
 
 
 def _read_trunk(path: Path) -> dict[str, Tensor]:

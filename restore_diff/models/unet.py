@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from restore_diff.models.autoencoder import Autoencoder
 from restore_diff.models.layers import (
     NORM_EPSILON,
     Downsample,
@@ -16,27 +17,14 @@ from restore_diff.models.layers import (
     Upsample,
     WeatherEmbedding,
     WeatherHead,
+    check_inputs,
     wide_convolution,
     zeroed,
 )
+from restore_diff.models.transformer import Transformer
 from restore_diff.registry import make
 from restore_diff.settings import NetworkConfig
 from restore_diff.tensors import Images, Timesteps
-
-
-def check_inputs(config: NetworkConfig, size_multiple: int, x_t: Images, t: Timesteps, degraded: Images | None) -> None:
-    """Raise ValueError for a condition that is missing, superfluous or of another shape, and for a wrong size."""
-    batch, channels, height, width = x_t.shape
-    given = 0 if degraded is None else degraded.shape[1]
-    if (channels, given) != (config.image_channels, config.condition_channels):
-        wanted = f"{config.image_channels} and {config.condition_channels}"
-        raise ValueError(f"x_t and degraded must have {wanted} channels, got {channels} and {given}")
-    if degraded is not None and (degraded.shape[0], *degraded.shape[2:]) != (batch, height, width):
-        raise ValueError(f"degraded must match x_t {tuple(x_t.shape)}, got {tuple(degraded.shape)}")
-    if t.shape != (batch,):
-        raise ValueError(f"t must have one entry per image, ({batch},), got {tuple(t.shape)}")
-    if height % size_multiple or width % size_multiple:
-        raise ValueError(f"height and width must be multiples of {size_multiple}, got {height} x {width}")
 
 
 class UNet(nn.Module):
@@ -225,7 +213,7 @@ def _check(config: NetworkConfig) -> None:
 Network: TypeAlias = UNet
 """Or any module with its interface: forward(x_t, t, degraded, **condition), `size_multiple`."""
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"unet": UNet}
+MODELS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "transformer": Transformer, "autoencoder": Autoencoder}
 """Networks by the name in `model.kind`: (config[, options]) -> module."""
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from restore_diff.data.images import RasterImage, read_image, write_image
@@ -40,6 +41,8 @@ class Writing:
     quality: int = 95
     """Quality of JPEG and WebP, 1 to 100."""
     keep_alpha: bool = True
+    keep_grey: bool = True
+    """Write grey images as grey; False: in colour, for the task that colorizes them."""
     keep_metadata: bool = True
     """EXIF, XMP, IPTC, comments. Colour profile and resolution are always kept."""
 
@@ -117,14 +120,16 @@ def _restore(job: Job, reading: Future[RasterImage], restore: Restore) -> Restor
 def _write(job: Job, restored: Restored | str, writing: Writing) -> Outcome:
     if isinstance(restored, str):
         return Outcome(job, restored)
-    like = restored.image
+    like = _enlarged(restored.image, restored.pixels)
+    if like.grey and not writing.keep_grey:
+        like = replace(like, grey=False, metadata=replace(like.metadata, icc_profile=b""))
     if not writing.keep_alpha:
         like = replace(like, alpha=None)
     if not writing.keep_metadata:
         like = replace(like, metadata=replace(like.metadata, **STRIPPED))
     try:
         if job.comparison is not None:  # before the output, so that a finished image has all its files
-            write_image(job.comparison, torch.cat([restored.image.pixels, restored.pixels], dim=2), like=None)
+            write_image(job.comparison, torch.cat([like.pixels, restored.pixels], dim=2), like=None)
         if job.uncertainty is not None and restored.spread is not None:
             grey = (restored.spread.mean(dim=0, keepdim=True) / WHITE_UNCERTAINTY).clamp(0, 1)
             write_image(job.uncertainty, grey.expand_as(restored.spread), like=None)
@@ -135,6 +140,15 @@ def _write(job: Job, restored: Restored | str, writing: Writing) -> Outcome:
     notes = [f"the first of {like.num_frames} frames"] if like.num_frames > 1 else []
     notes += [f"not kept: {', '.join(lost)}"] if lost else []
     return Outcome(job, note="; ".join(notes))
+
+
+def _enlarged(image: RasterImage, restored: Tensor) -> RasterImage:
+    """The image with its pixels and alpha at the size of its restored pixels."""
+    size = restored.shape[1:]
+    if image.pixels.shape[1:] == size:
+        return image
+    alpha = None if image.alpha is None else F.interpolate(image.alpha[None], size=size, mode="bilinear")[0]
+    return replace(image, pixels=F.interpolate(image.pixels[None], size=size)[0], alpha=alpha)
 
 
 def _finished(pending: deque[Future[Outcome]]) -> Iterator[Outcome]:

@@ -1,10 +1,11 @@
 """Restorer: pre- and post-processing around sampling, for images of any size."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import NamedTuple, Self
+from functools import partial
+from typing import Any, NamedTuple, Self
 
 import torch
 
@@ -108,11 +109,13 @@ class Restorer:
         recognition: Recognition | None = None,
         codec: Codec = IDENTITY,
         guidance: Guidance | None = None,
+        prepare: Callable[[Images], Images] | None = None,
     ):
         """`predictor` is on `device`, in evaluation mode; with `recognition`, each image has a predictor of its own.
 
         `precision`, one of PRECISIONS, is that of the predictor's arithmetic. `size_multiple` and `tiling` count
-        latents of the codec. Raises ValueError for an unknown precision, and for tiles that do not fit the network.
+        latents of the codec. `prepare` is applied to images in [0, 1] first, and may enlarge them. Raises ValueError
+        for an unknown precision, and for tiles that do not fit the network.
         """
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
@@ -126,6 +129,7 @@ class Restorer:
         self.recognition = recognition
         self.codec = codec
         self.guidance = guidance
+        self.prepare = prepare
         self.callback: Callback | None = None
         if tiling.tile_size_px:
             TiledPredictor(predictor, tiling, size_multiple)  # reject settings that do not fit before any image
@@ -138,7 +142,8 @@ class Restorer:
         callback: Callback | None = None,
         guidance: Guidance | None = None,
     ) -> Images:
-        """Restore images of one size in [0, 1], at least 1 x 1 px: float32 in [0, 1], same size and device.
+        """Restore images of one size in [0, 1], at least 1 x 1 px: float32 in [0, 1], same size (unless `prepare`
+        enlarges them) and device.
 
         The noise of image i depends on (seed, names[i], position) and is drawn on the CPU. Several samples use the
         seeds from `seed` on and are averaged. `callback` and `guidance`: as `Sampler.sample`, for each sample of each
@@ -170,6 +175,7 @@ class Restorer:
     def _restore(self, degraded: Images, names: Sequence[str], seed: int, with_spread: bool) -> list[Images]:
         """Band by band: of a very large image, only the input and the results are whole in memory."""
         _check(degraded, names)
+        degraded = degraded if self.prepare is None else self.prepare(degraded)
         if self.recognition is not None:
             images = zip(degraded.split(1), names, strict=True)
             each = [self._recognised(image)._restore(image, [name], seed, with_spread) for image, name in images]
@@ -259,9 +265,9 @@ class Restorer:
     def _at_precision(self, precision: str) -> Predictor:
         dtype = PRECISIONS[precision]
 
-        def predict(x_t: Images, t: Timesteps, degraded: Images | None) -> Images:
+        def predict(x_t: Images, t: Timesteps, degraded: Images | None, **condition: Any) -> Images:
             with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
-                return self.predictor(x_t, t, degraded)
+                return partial(self.predictor, **condition)(x_t, t, degraded)
 
         return predict
 

@@ -1,9 +1,9 @@
 """Padding, and tiles: overlapping or shifted cuts of an image, and a predictor that blends over them."""
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from einops import rearrange
@@ -150,8 +150,12 @@ class TiledPredictor:
         self.size_multiple = size_multiple
         self._num_calls = 0
 
-    def __call__(self, x_t: Images, t: Timesteps, degraded: Images | None) -> Images:
-        """The blended prediction, float32, in x_t's shape. Tiles are as short as a side that is shorter than a tile."""
+    def __call__(self, x_t: Images, t: Timesteps, degraded: Images | None, **condition: Any) -> Images:
+        """The blended prediction, float32, in x_t's shape. Tiles are as short as a side that is shorter than a tile.
+
+        `condition`: keywords for the wrapped predictor, the same for all tiles.
+        """
+        predictor = partial(self.predictor, **condition)
         rows, columns = self._cuts(x_t)
         self._num_calls += 1
         blended = torch.zeros_like(x_t, dtype=torch.float32)
@@ -161,18 +165,18 @@ class TiledPredictor:
             band = Cuts(rows.starts[first : first + num_rows], rows.weights[first : first + num_rows])
             tiles = _cut(x_t, band, columns)
             tiles_degraded = None if degraded is None else _cut(degraded, band, columns)
-            outputs = self._predict(tiles, t.repeat_interleave(len(tiles) // len(t)), tiles_degraded)
+            outputs = self._predict(predictor, tiles, t.repeat_interleave(len(tiles) // len(t)), tiles_degraded)
             _add(blended, outputs, band, columns)
         return blended
 
-    def _predict(self, tiles: Images, t: Timesteps, degraded: Images | None) -> Images:
+    def _predict(self, predictor: Predictor, tiles: Images, t: Timesteps, degraded: Images | None) -> Images:
         """Outputs in batches of one shape, so that a compiled predictor is compiled once."""
         num_batches = math.ceil(len(tiles) / self.config.tiles_per_batch)
         size = math.ceil(len(tiles) / num_batches)
         outputs = []
         for first in range(0, len(tiles), size):
             condition = None if degraded is None else _batch(degraded, first, size)
-            output = self.predictor(_batch(tiles, first, size), _batch(t, first, size), condition)
+            output = predictor(_batch(tiles, first, size), _batch(t, first, size), condition)
             outputs.append(output.float())
         return torch.cat(outputs)[: len(tiles)]
 

@@ -18,7 +18,7 @@ from typing import NamedTuple, Self
 import torch
 
 from restore_diff.checkpoint import newest_kept
-from restore_diff.distributed import ALONE, Processes, TrainingStopped
+from restore_diff.distributed import ALONE, TrainingProcesses, TrainingStopped
 from restore_diff.training.optimisation import MAX_OVERFLOWS_IN_A_ROW, NonFinite, Optimisation, TrainingBatch
 from restore_diff.training.run import RunFolder
 
@@ -37,7 +37,7 @@ class Interruption:
     or when the first process has left, and it ends those that have not stopped after 30 s.
     """
 
-    def __init__(self, processes: Processes = ALONE) -> None:
+    def __init__(self, processes: TrainingProcesses = ALONE) -> None:
         self.signal: signal.Signals | None = None
         self._processes = processes
 
@@ -103,7 +103,7 @@ def _handling_deaths(handler: Callable[[int, FrameType | None], object]) -> Iter
 
 
 def death_of_worker(error: Exception, workers: Sequence[BaseProcess]) -> str | None:
-    """Advice for an error in reading data; None if no worker died and shared memory was sufficient."""
+    """Advice for an error in reading data; None if all workers live and answer, and shared memory was sufficient."""
     text = str(error)
     if isinstance(error, BROKEN) or "DataLoader worker (pid" in text:
         # How it ended is in torch's own words only where these were first to come.
@@ -117,6 +117,8 @@ def death_of_worker(error: Exception, workers: Sequence[BaseProcess]) -> str | N
         if -signal.SIGBUS not in ends:
             how = "killed" if -signal.SIGKILL in ends else "exited unexpectedly"
             return f"a data worker died ({how}; often out of memory): lower data.num_workers or training.batch_size"
+    elif timed_out := re.search(r"DataLoader timed out after (\d+)", text):
+        return f"the data workers gave no batch for {timed_out[1]} s: check the disk that holds the images"
     elif not re.search("shared memory|</?torch_", text):
         return None
     advice = "raise its limit, e.g. docker run --shm-size=8g, or lower data.num_workers"

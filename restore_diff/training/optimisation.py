@@ -13,7 +13,7 @@ from torch.optim import AdamW, Optimizer
 
 from restore_diff.diffusion.loss import GaussianDiffusion, draw_noise, draw_timesteps
 from restore_diff.diffusion.prediction import Predictor
-from restore_diff.distributed import ALONE, Processes
+from restore_diff.distributed import ALONE, TrainingProcesses
 from restore_diff.labels import LABELS, hints_with_dropout
 from restore_diff.randomness import mix
 from restore_diff.settings import TrainingConfig
@@ -372,7 +372,7 @@ class Optimisation:
         config: TrainingConfig,
         seed: int,
         device: torch.device,
-        processes: Processes = ALONE,
+        processes: TrainingProcesses = ALONE,
         codec: Codec = IDENTITY,
     ):
         self._memory_format = torch.contiguous_format if device.type == "mps" else torch.channels_last

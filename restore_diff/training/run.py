@@ -281,9 +281,9 @@ class RunLog:
             step, {f"training/{k}": v for k, v in values.items()} | {"training/images_per_s": images_per_second}
         )
 
-        self._bar.set_postfix_str(f"loss {loss:.4f}, lr {learning_rate:.1e}, {images_per_second:.1f} images/s")
+        self._bar.set_postfix_str(f"loss {loss:.4f}, lr {learning_rate:.1e}, {speed(images_per_second, 'image')}")
         means = f"step {step}/{self._num_steps}  loss {loss:.4f}  lr {learning_rate:.1e}"
-        line = f"{means}  {rate:.1f} it/s  eta {self._eta(step)}"
+        line = f"{means}  {speed(rate, 'it')}  eta {self._eta(step)}"
         if self._bar.disable:
             self.line(line)
         else:
@@ -297,7 +297,10 @@ class RunLog:
         self.line(f"validation {step}: {'  '.join(f'{name} {score:.4g}' for name, score in scores.items())}")
 
     def image(self, step: int, image: Tensor) -> None:
-        """Keep a picture, (3, height, width) in [0, 1], as samples/step_000400.png and in TensorBoard."""
+        """Keep a picture, (3, height, width) in [0, 1], as samples/step_000400.png and in TensorBoard; print its path.
+
+        It shows degraded | restored | clean.
+        """
         pixels = image.detach().float().cpu().clamp(0, 1).mul(255).round().byte()
         encoded = io.BytesIO()
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(encoded, "png")
@@ -305,6 +308,7 @@ class RunLog:
         path.parent.mkdir(exist_ok=True)
         replace_atomically(path, encoded.getvalue())
         self._on_board(lambda: self._board and self._board.add_image("samples", pixels, step))
+        self.line(f"picture {path}: degraded | restored | clean")
 
     def flush(self) -> None:
         """Sync the metrics to disk: no checkpoint may be newer than the lines before it."""
@@ -348,6 +352,11 @@ class RunLog:
         minutes, seconds = divmod(round(per_step * (self._num_steps - step)), 60)
         hours, minutes = divmod(minutes, 60)
         return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes:02d}:{seconds:02d}"
+
+
+def speed(per_second: float, unit: str) -> str:
+    """Return a speed such as `2.5 it/s`; below one a second its inverse, `4.0 s/it`, as tqdm does."""
+    return f"{per_second:.1f} {unit}/s" if per_second >= 1 else f"{1 / per_second:.1f} s/{unit}"
 
 
 def _lines_up_to(metrics: Path, step: int) -> bytes:

@@ -181,15 +181,15 @@ class Trainer:
         with self._writing():
             self._write_status("running")
             self._log.begin(self.step, self._config.num_steps, self._config.batch_size)
-        batches = self._batches_from(self.step)
         workers: list[BaseProcess] = []
         try:
+            batches = self._batches_from(self.step)
+            workers = multiprocessing.active_children()
             while self.step < self._config.num_steps:
                 number = self._processes.agreed_signal(self._interruption.signal)
                 if number is not None:
                     self._leave(number)
                 micro_batches = list(islice(batches, self._config.num_micro_batches))
-                workers = workers or multiprocessing.active_children()
                 with undisturbed():
                     self._advance(micro_batches)
         except (RuntimeError, *BROKEN) as error:

@@ -23,7 +23,7 @@ from torch.nn import functional
 from restore_diff.randomness import generator
 from restore_diff.settings import HazeConfig, range_names
 from restore_diff.tensors import Images
-from restore_diff.weather.scene import check_seeds
+from restore_diff.weather.scene import check_seeds, drawn_ranges
 
 FRAME_PX = 320
 """An image with a shorter side is treated as a crop of an image of this size: it shows a part of the scene."""
@@ -136,7 +136,7 @@ def render_haze(clean: Images, config: HazeConfig, seeds: Sequence[int], depth: 
 
 def _draw(config: HazeConfig, seed: int) -> Tensor:
     """Draw the settings of one image in order, then a number whose sign means yellowish (+) or bluish (-) haze."""
-    low, high = torch.tensor([*(getattr(config, name) for name in range_names(config)), (-1.0, 1.0)]).unbind(1)
+    low, high = torch.tensor([*drawn_ranges(config, "haze", seed).values(), (-1.0, 1.0)]).unbind(1)
     return torch.lerp(low, high, torch.rand(len(low), generator=generator(seed, "haze")))
 
 

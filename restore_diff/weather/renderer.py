@@ -1,4 +1,4 @@
-"""Kinds of weather by name, their mixture, and the camera: sensor noise, then JPEG.
+"""Kinds of weather by name, their mixture, and the camera: sensor noise, sharpening, then JPEG.
 
 Layers are applied in the order of the name: "rain+haze" adds haze to the rainy image.
 
@@ -12,7 +12,9 @@ from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
+from kornia.filters import gaussian_blur2d
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.io import decode_image, encode_jpeg
 
 from restore_diff.randomness import generator
@@ -25,12 +27,14 @@ from restore_diff.weather.snow import render_snow
 
 
 def take(images: Images, config: CameraConfig, seeds: Sequence[int]) -> Images:
-    """Add noise and JPEG artefacts to images (B,3,H,W) in [0, 1]; row i depends on row i and seeds[i] alone.
+    """Add noise, sharpening and JPEG artefacts to images (B,3,H,W) in [0, 1].
 
-    Return `images` itself if both are off.
+    Row i depends on row i and seeds[i] alone. Return `images` itself if all are off.
     """
     if config.shot_noise[1] > 0 or config.read_noise[1] > 0:
         images = add_sensor_noise(images, config, seeds)
+    if config.sharpening[1] > 0:
+        images = sharpen(images, config, seeds)
     return compress(images, config, seeds) if config.jpeg > 0 else images
 
 
@@ -52,20 +56,43 @@ def _draw_noise(config: CameraConfig, images: Images, seed: int) -> tuple[Tensor
 
 
 @torch.no_grad()
+def sharpen(images: Images, config: CameraConfig, seeds: Sequence[int]) -> Images:
+    """Sharpen by an unsharp mask: add a share, drawn per image, of the difference to a blur of 1 px, in [0, 1]."""
+    low, high = config.sharpening
+    draws = torch.cat([torch.rand(1, generator=generator(seed, "sharpening")) for seed in seeds])
+    amount = (low + (high - low) * draws).to(images)[:, None, None, None]
+    return (images + amount * (images - gaussian_blur2d(images, 5, (1.0, 1.0), "replicate"))).clamp(0, 1)
+
+
+@torch.no_grad()
 def compress(images: Images, config: CameraConfig, seeds: Sequence[int]) -> Images:
     """Compress the share `config.jpeg` of the images by JPEG, colour at half resolution, and decode them again."""
     compressed = images.clone()
     for row, seed in enumerate(seeds):
         random = generator(seed, "jpeg")
-        chance, place = torch.rand(2, generator=random).tolist()
+        chance, place, size = torch.rand(3, generator=random).tolist()
         if chance < config.jpeg:
             lowest, highest = config.jpeg_quality
             quality = lowest + int(place * (highest - lowest + 1))
-            levels = (images[row].float() * 255).round().to("cpu", torch.uint8)
-            file = encode_jpeg(levels, quality)
-            assert isinstance(file, Tensor), "one image, one file"
-            compressed[row] = decode_image(file).to(compressed) / 255
+            scale = config.jpeg_scale[0] + size * (config.jpeg_scale[1] - config.jpeg_scale[0])
+            compressed[row] = _through_jpeg(images[row], quality, scale)
     return compressed
+
+
+def _through_jpeg(image: Tensor, quality: int, scale: float) -> Tensor:
+    """Compress (3,H,W) at `scale` times its size."""
+    sides = image.shape[-2:]
+    larger = [round(side * scale) for side in sides]
+    levels = (_resized(image.float(), larger).clamp(0, 1) * 255).round().to("cpu", torch.uint8)
+    file = encode_jpeg(levels, quality)
+    assert isinstance(file, Tensor), "one image, one file"
+    return _resized(decode_image(file).to(image.device, torch.float32) / 255, sides).clamp(0, 1)
+
+
+def _resized(image: Tensor, sides: Sequence[int]) -> Tensor:
+    if list(image.shape[-2:]) == list(sides):
+        return image
+    return interpolate(image[None], list(sides), mode="bicubic", antialias=True, align_corners=False)[0]
 
 
 class Kind(NamedTuple):

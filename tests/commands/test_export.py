@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_run import enter, run_test, run_train, scores, tree
 
 from restore_diff.checkpoint import load_weights, save_weights
@@ -55,7 +55,7 @@ def test_a_run_becomes_one_file_of_averaged_weights_with_equal_scores(tmp_path, 
     enter(tmp_path, monkeypatch)
     assert run_train("data.num_validation=0") == 0
     assert export.main(["safetensors", "-o", "out/derain.safetensors"]) == 0
-    assert "python restore.py -i your_photos -o restored --ckpt out/derain.safetensors" in capsys.readouterr().out
+    assert "restore-diff restore -i your_photos -o restored --ckpt out/derain.safetensors" in capsys.readouterr().out
     averaged = load_file(sorted(Path("runs/derain/checkpoints").glob("[0-9]*"))[-1] / "ema.safetensors")
     written = load_file("out/derain.safetensors")
     assert written.keys() == averaged.keys()
@@ -96,17 +96,49 @@ def test_a_missing_extra_is_reported_before_weights_are_read(monkeypatch, capsys
     assert 'pip install "restore_diff[onnx]"' in refusal(capsys)
 
 
-def test_diffusers_output_is_a_folder_of_two_files(weights, capsys):
+def test_diffusers_output_is_a_folder(weights, capsys):
     assert run("diffusers", "out/net") == 0
     assert "torch.cat([degraded, x_t], dim=1)" in capsys.readouterr().out
-    assert sorted(tree(Path("out/net"))) == ["config.json", "diffusion_pytorch_model.safetensors"]
+    names = ["config.json", "diffusion_pytorch_model.safetensors", "scheduler_config.json"]
+    assert sorted(tree(Path("out/net"))) == names
 
 
-def test_a_network_unsupported_by_diffusers_is_refused(capsys):
-    save("weights.safetensors", {"unshuffle": 2, "attention_levels": [0]})
+@pytest.mark.parametrize(
+    ("changes", "named"), [({"unshuffle": 2}, "model.unshuffle=2"), ({"hint": True}, "model.hint")]
+)
+def test_a_network_unsupported_by_diffusers_is_refused(changes, named, capsys):
+    save("weights.safetensors", changes | {"attention_levels": [0]})
     assert run("diffusers", "out/net") == 2
-    assert "model.unshuffle=2" in refusal(capsys)
+    assert named in refusal(capsys)
     assert not Path("out").exists()
+
+
+def test_a_folder_of_diffusers_becomes_the_weights_it_came_from(weights, capsys):
+    assert run("diffusers", "net") == 0
+    assert export.import_main(["diffusers", "net", "-o", "new/back.safetensors"]) == 0
+    assert "next    restore-diff restore -i your_photos -o restored --ckpt new/back" in capsys.readouterr().out
+    before, back = load_weights(weights), load_weights(Path("new/back.safetensors"))
+    assert before[1:] == back[1:]
+    assert before.tensors.keys() == back.tensors.keys()
+    assert all(torch.equal(back.tensors[name], tensor) for name, tensor in before.tensors.items())
+
+
+def test_an_unconditional_network_moves_to_a_pipeline_and_back(capsys):
+    save("weights.safetensors", {"attention_levels": [0], "condition_channels": 0})
+    assert run("diffusers", "net") == 0
+    assert "its sample is x_t\nand diffusers.DDIMPipeline" in capsys.readouterr().out
+    assert Path("net/model_index.json").exists()
+    assert export.import_main(["diffusers", "net", "-o", "back.safetensors"]) == 0
+    assert "next    restore-diff sample --ckpt back.safetensors -o samples.png" in capsys.readouterr().out
+
+
+def test_weights_that_do_not_fit_the_folder_s_config_are_refused(weights, capsys):
+    assert run("diffusers", "net") == 0
+    save_file({"conv_in.weight": torch.zeros(8, 6, 3, 3)}, "net/diffusion_pytorch_model.safetensors")
+    assert export.import_main(["diffusers", "net", "-o", "back.safetensors"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("restore-diff import-ckpt: the weights do not fit the network") and error.count("\n") == 1
+    assert not Path("back.safetensors").exists()
 
 
 @pytest.mark.parametrize(("form", "output"), [("safetensors", "o.safetensors"), ("onnx", "o.onnx"), ("diffusers", "o")])

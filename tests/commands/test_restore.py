@@ -221,6 +221,12 @@ def test_a_single_file_gets_the_same_name_and_seed_as_in_its_folder(photos, netw
     assert network.seeds == [7] * 3
 
 
+def test_short_names_of_other_programs_mean_options_of_this_one():
+    peers = restore.parse(["-i", "a", "-o", "b", "-n", "shipped", "-s", "4", "-t", "0", "--half"])
+    assert peers == restore.parse(["-i", "a", "-o", "b", "--name", "shipped", "--steps", "4", "--tile", "0", "--fp16"])
+    assert (str(peers.ckpt), peers.steps, peers.tile, peers.dtype) == ("shipped", 4, 0, "float16")
+
+
 def test_a_name_with_a_leading_dash_can_be_given():
     save("-a.png")
     assert restore.main(["--input=-a.png", "--output=-o.png"]) == 0
@@ -246,7 +252,16 @@ def test_a_name_with_a_leading_dash_can_be_given():
 def test_only_given_options_override_the_checkpoint(photos, network, arguments, checkpoint, expected):
     save(photos / "a.png")
     assert run(*arguments) == 0
-    names = ("num_steps", "sampler", "tile_size_px", "tile_overlap_px", "quality", "num_samples", "weather")
+    names = (
+        "num_steps",
+        "sampler",
+        "tile_size_px",
+        "tile_overlap_px",
+        "quality",
+        "num_samples",
+        "weather",
+        "zero_shot",
+    )
     unchanged = {**dict.fromkeys(names), "device": "auto", "precision": "auto"}
     assert network.loaded == [(checkpoint, unchanged | expected)]
     inspect.signature(BUILDER).bind(checkpoint, **network.loaded[0][1])

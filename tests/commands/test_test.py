@@ -1,6 +1,7 @@
 """test.py through main(): trained weights, finished images, two reports; and evaluate() of the Python API."""
 
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -14,6 +15,7 @@ from tiny_run import enter, run_test, run_train, scores, summary, tree, write_im
 import restore_diff
 from restore_diff.build import select_precision
 from restore_diff.checkpoint import load_checkpoint_weights, save_weights
+from restore_diff.commands.scoring import set_folder
 from restore_diff.metrics.protocols import PROTOCOLS
 from restore_diff.restoration.restorer import Restorer
 
@@ -78,7 +80,7 @@ def test_without_arguments_the_newest_run_is_scored_on_its_test_set(here, capsys
     assert abs(restored - np.mean([float(row["psnr_rgb"]) for row in scores(REPORT)])) < 1e-6
     assert printed[-2:] == [
         f"wrote {REPORT}/: per_image.csv, summary.json, table.md, table.tex",
-        f"picture {REPORT}/before_after.png: degraded | restored | clean | error",
+        f"look at {REPORT}/report.html, before_after.png",
     ]
     assert scores(REPORT) == before  # those that train.py wrote
     assert (REPORT / "before_after.png").read_bytes() == picture
@@ -108,14 +110,32 @@ def test_a_run_a_checkpoint_and_a_weights_file_score_alike(here):
     assert scores(Path("elsewhere/tests")) != expected
 
 
-def test_each_test_set_has_its_own_report_in_the_run_folder(here):
+def test_each_test_set_has_its_own_report_in_the_run_folder(here, tmp_path_factory):
     write_pairs(here / "more/tests", 2, first=200)
-    outside = str(here / "more/tests/input") + ":" + str(here / "more/tests/target")
+    outside = str(tmp_path_factory.mktemp("outside") / "tests")
+    write_pairs(Path(outside), 2, first=200)
     before = tree(here / "more")
     assert run_test("--data", "tests", "--data", "more/tests", "--data", outside) == 0
     assert len(list((RUN / "test").rglob("summary.json"))) == 3
     assert [summary(RUN / "test" / name)["n"] for name in ("tests", "more_tests")] == [3, 2]
     assert tree(here / "more") == before
+
+
+def test_the_folder_of_a_report_has_a_short_name_of_the_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def name(source: object) -> str:
+        return set_folder(Path("reports"), str(source)).relative_to("reports").as_posix()
+
+    assert name("rain100l") == name(tmp_path / "rain100l") == name("rain100l/input:rain100l/target/") == "rain100l"
+    assert name("a/rain:a/clean") == name("a") and name("a/rain:b/clean") != name("a")
+    assert name(".") == "here" and name("many/folders" * 9) != name("many/folders" * 10)
+    elsewhere = [f"/data/{folder}/pairs" for folder in ("v1", "v2")]
+    assert all(re.fullmatch("pairs-[0-9a-f]{4}", name(folder)) for folder in elsewhere)
+    assert len({*map(name, elsewhere), name("pairs")}) == 3
+    assert (
+        name("/data/v1/pairs/input:/data/v1/pairs/target") == name("../" * 99 + "data/v1/pairs/") == name(elsewhere[0])
+    )
 
 
 def test_limit_and_metrics_restrict_images_and_columns(here):
@@ -179,6 +199,7 @@ def test_finished_images_are_scored_or_named_as_errors(empty, capsys):
     assert run_test(*finished, "--allow-jpeg") == 0
     assert capsys.readouterr().out.splitlines()[0] == "tests/input: 3 images"
     assert len(scores(Path("scores/tests_input"))) == 3
+    assert "restored | clean" in Path("scores/tests_input/report.html").read_text()
     assert refused(capsys, "--pred", "x", "--target", "tests/target") == "test.py: x: no such folder"
 
 
@@ -215,20 +236,22 @@ def test_files_that_cannot_be_compared_give_one_error_line(here, capsys):
 
 def test_without_lpips_weights_the_other_metrics_are_computed(here, capsys):
     assert run_test("--lpips", "vgg") == 0
-    assert "  LPIPS not computed: put vgg16-397923af.pth (528 MB, " in capsys.readouterr().out
+    assert (
+        "  LPIPS not computed: vgg16-397923af.pth (528 MB) is not on this disk. Fetch it: " in capsys.readouterr().out
+    )
     assert summary(REPORT)["lpips"]["status"] == "unavailable"
     assert "psnr_rgb" in scores(REPORT)[0]
     assert run_test("--metrics", "psnr,lpips") == 0  # requested, though the config has none
-    assert "  LPIPS not computed: put alexnet-owt-7be5be79.pth" in capsys.readouterr().out
+    assert "  LPIPS not computed: alexnet-owt-7be5be79.pth" in capsys.readouterr().out
 
 
 def test_explicit_lpips_is_an_error_where_it_cannot_be_computed(here, capsys):
     Path("noise.pth").write_bytes(b"noise")
     assert "no such file with LPIPS weights: nowhere.pth" in refused(capsys, "--lpips-weights", "nowhere.pth")
     assert "noise.pth cannot be read as weights" in refused(capsys, "--lpips-weights", "noise.pth")
-    assert "LPIPS is the only metric and is not available: put alexnet" in refused(capsys, "--metrics", "lpips")
+    assert "LPIPS is the only metric and is not available: alexnet" in refused(capsys, "--metrics", "lpips")
     finished = ("--pred", "tests/input", "--target", "tests/target")
-    assert "not available: put alexnet" in refused(capsys, *finished, "--metrics", "lpips")
+    assert "not available: alexnet" in refused(capsys, *finished, "--metrics", "lpips")
 
 
 def test_unusable_weights_give_one_error_line(here, capsys):

@@ -46,7 +46,7 @@ def test_two_processes_give_the_report_of_one_and_print_it_once(here):
     assert done.returncode == 0, done.stderr
     assert scores(REPORT) == alone
     assert summary(REPORT)["n"] == 3
-    assert done.stdout.count("tests: 3 images") == done.stdout.count("picture ") == 1
+    assert done.stdout.count("tests: 3 images") == done.stdout.count("look at ") == 1
     assert len(list((REPORT / "images").iterdir())) == 3
 
 
@@ -98,6 +98,11 @@ def test_without_torch_fidelity_the_other_metrics_are_computed(here, capsys, mon
     found = json.loads(Path("scores/tests_input/distribution.json").read_text())
     assert found["status"] == "unavailable" and "fid" not in found and "torch_fidelity" in found["reason"]
     assert "pip install restore_diff[fid]" in found["reason"]
+
+
+def test_short_names_of_other_programs_mean_options_of_this_one():
+    peers = test._parse(["-n", "shipped", "-s", "4", "-t", "0", "--half"])
+    assert (str(peers.ckpt), peers.steps, peers.tile, peers.dtype) == ("shipped", 4, 0, "float16")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tiny_run import arguments, enter, run_train, scores
 
 from restore_diff.commands import training_run
-from restore_diff.distributed import Share
+from restore_diff.distributed import Processes
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = Path("runs/derain")
@@ -124,11 +124,11 @@ def test_a_damaged_image_met_by_one_process_ends_all_with_its_name(here):
 
 @contextmanager
 def three():
-    yield Share(0, 3)
+    yield Processes(0, 3)
 
 
 def test_a_batch_that_cannot_be_split_evenly_is_refused_with_the_nearest_sizes(here, capsys, monkeypatch):
-    monkeypatch.setattr(training_run, "sharing", three)
+    monkeypatch.setattr(training_run, "joined", three)
     assert run_train("training.batch_size=4") == 2
     nearest = "4 cannot be split evenly over 3 processes x 1 micro batches; nearest: 3 or 6"
     assert complaints(capsys.readouterr().err) == [f"train.py: training.batch_size: {nearest}"]
@@ -137,7 +137,7 @@ def test_a_batch_that_cannot_be_split_evenly_is_refused_with_the_nearest_sizes(h
 
 
 def test_processes_need_a_device_each(here, capsys, monkeypatch):
-    monkeypatch.setattr(training_run, "sharing", three)
+    monkeypatch.setattr(training_run, "joined", three)
     monkeypatch.setattr(training_run.build, "select_device", lambda name: torch.device(name))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)

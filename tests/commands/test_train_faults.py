@@ -113,6 +113,47 @@ def test_a_disk_that_fills_stops_with_4_and_the_older_checkpoint_goes_on(here):
     assert run_train(last, "data.num_validation=0") == 0
 
 
+IMPATIENT = """
+import sys
+from restore_diff.commands.train import main
+from restore_diff.data import loading, workers
+loading.choose_transport = lambda *sizes: workers.Transport(4, by_pipe=False)
+sys.exit(main())
+"""
+"""train.py that does not look how much shared memory is free, as when others fill it later."""
+
+
+@linux
+@pytest.mark.parametrize("looks", [True, False])
+def test_training_neither_hangs_nor_ends_without_reason_where_shared_memory_is_full(here, looks):
+    program = [str(ROOT / "train.py")] if looks else ["-c", IMPATIENT]
+    large = ["data.num_workers=4", "training.batch_size=16", "data.num_validation=0", "training.num_micro_batches=1"]
+    try:
+        subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/dev/shm"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this machine lets nobody mount")
+    script = 'mount -t tmpfs -o size=256k none /dev/shm && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, "sh", sys.executable, *program, *arguments(*large)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    if looks:
+        assert done.returncode == 0, said
+        assert "/dev/shm has 0.2 MiB free, batches of 0.1 MiB are copied through pipes; " in said
+        through_pipes = weights(RUN, 4)
+        shutil.rmtree("runs")
+        assert run_train(*large, "data.num_workers=0") == 0
+        assert weights(RUN, 4) == through_pipes
+    else:
+        assert done.returncode == 4, said
+        assert "train.py: a data worker had no shared memory left: raise its" in done.stderr.splitlines()[-1]
+
+
 @linux
 def test_a_read_only_folder_ends_with_2_before_any_training(here):
     done = on_a_file_system("ro")

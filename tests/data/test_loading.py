@@ -3,7 +3,9 @@
 import itertools
 import multiprocessing
 import os
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +13,11 @@ import torch
 from PIL import Image
 from reading import half, joined, same, take
 
+from restore_diff.data import loading, workers
 from restore_diff.data.loading import PairedImageDataset, TrainingBatches
 from restore_diff.data.names import DataError
 from restore_diff.data.pairs import PairList, find_pairs
+from restore_diff.data.workers import Transport, choose_transport
 from restore_diff.settings import RainConfig
 from restore_diff.weather.rain import render_rain
 from restore_diff.weather.renderer import Rendering, WeatherRenderer
@@ -55,6 +59,16 @@ def test_batches_do_not_depend_on_workers_cache_or_entry(photographs, data_confi
         batches = TrainingBatches(photographs, RAIN, config, 6, 2, seed=1)
         assert same(take(batches, 12), expected)
         assert same(take(batches, 4, step=4), expected[8:])
+
+
+def test_a_photograph_without_weather_is_its_own_target(photographs, data_config):
+    noisy = WeatherRenderer({"none": 1.0, "rain": 1.0}, {"rain": STREAKS}, camera=lambda images, seeds: images * 0.9)
+    batch = joined(take(TrainingBatches(photographs, noisy, data_config(), 8, 1, seed=0), 2))
+    assert set(batch.weathers) == {"none", "rain"}
+    for weather, clean, degraded in zip(batch.weathers, batch.clean, batch.degraded, strict=True):
+        assert torch.equal(clean, degraded) == (weather == "none")
+    whole = PairedImageDataset(photographs, WeatherRenderer({"none": 1.0}, {}, noisy.camera), seed=0)
+    assert torch.equal(whole[0].clean, whole[0].degraded)
 
 
 def test_a_sample_depends_on_its_position_not_on_the_batch(photographs, data_config):
@@ -175,3 +189,25 @@ def test_workers_leave_the_process_group_and_end_with_the_iterator(photographs, 
     for worker in workers:
         worker.join(timeout=10)
         assert worker.exitcode == 0
+
+
+@pytest.mark.parametrize(
+    ("free_mib", "expected"),
+    [(1000, Transport(4, False)), (64, Transport(2, False)), (40, Transport(1, False)), (5, Transport(1, True))],
+)
+def test_the_batches_that_wait_fit_into_the_free_shared_memory(tmp_path, monkeypatch, free_mib, expected):
+    monkeypatch.setattr(workers, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(workers.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free_mib * 2**20))
+    found = choose_transport(num_workers=4, batch_bytes=5 * 2**20)
+    assert found == expected
+    assert (4 * found.prefetched + 2) * 5 <= 0.9 * free_mib or found.by_pipe
+    assert ("pipes" in workers.describe(found, 5 * 2**20)) == found.by_pipe
+    assert choose_transport(4, 5 * 2**20, num_processes=100).by_pipe == (free_mib < 10_000)
+    assert choose_transport(0, 5 * 2**20) == Transport(4, False)
+
+
+def test_data_that_never_come_end_the_wait(photographs, data_config, monkeypatch):
+    monkeypatch.setattr(loading, "MAX_WAIT_S", 0.5)
+    monkeypatch.setattr(loading.Samples, "batch", lambda self, positions: time.sleep(60))
+    with pytest.raises(RuntimeError, match=r"timed out after 0\.5 seconds"):
+        next(TrainingBatches(photographs, RAIN, data_config(num_workers=1), 4, 1, seed=0).iter_from(0))

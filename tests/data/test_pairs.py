@@ -39,6 +39,11 @@ def refusal(source: Path | str) -> str:
         ("hazy GT", {"01_outdoor_hazy.jpg": "01_outdoor_GT.jpg"}),
         ("hazy clear", {"1400_3.png": "1400.png", "1400_10.png": "1400.png", "1401_3.png": "1401.png"}),
         ("haze gt", {"0001_0.8_0.2.jpg": "0001.png", "0002_1_0.04.jpg": "0002.png"}),
+        ("input_crops target_crops", {"0001_s001.png": "0001_s001.png"}),  # Restormer
+        ("blur_crops sharp_crops", {"0001-s001.png": "0001-s001.png"}),  # NAFNet
+        ("Snow Gt", {"1.tif": "1.tif"}),  # CSD
+        ("in gt", {"im_1_s80_a04.png": "im_1.png"}),
+        ("blur gt", {"blur_1.png": "gt_1.png"}),
         ("in/snow in/clean", {"im_1_s80_a04.png": "im_1.png", "im_11_s80_a04.png": "im_11.png"}),
     ],
 )
@@ -56,6 +61,20 @@ def test_train_and_test_folders_are_entered(make_images, tmp_path):
         make_images(f"set/{split}/input", names)
         make_images(f"set/{split}/target", names)
     assert list(found(tmp_path / "set", "train")) == ["1", "2"] and list(found(tmp_path / "set", "test")) == ["3"]
+
+
+@pytest.mark.parametrize(("train", "test"), [("Train", "Test"), ("train_set", "test_set"), ("training", "val")])
+def test_folders_of_splits_are_entered_by_their_usual_names(make_images, tmp_path, train, test):
+    for split, names in ((train, ["1.png", "2.png"]), (test, ["3.png"])):
+        make_images(f"set/{split}/input", names)
+        make_images(f"set/{split}/groundtruth", names)
+    assert list(found(tmp_path / "set", "train")) == ["1", "2"] and list(found(tmp_path / "set", "test")) == ["3"]
+
+
+def test_validation_folders_are_used_only_where_there_is_no_test_folder(make_images, tmp_path):
+    for split, names in (("val", ["1.png"]), ("test", ["2.png"])):
+        make_images(f"set/{split}", names)
+    assert list(found(tmp_path / "set", "test")) == ["2"]
 
 
 def test_two_folders_with_any_name_are_given_by_a_colon(make_images):

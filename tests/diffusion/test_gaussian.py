@@ -171,7 +171,7 @@ def test_a_loss_of_bfloat16_output_is_float32_and_trains_it(kind):
     assert output.grad is not None and output.grad.isfinite().all() and output.grad.abs().amin((1, 2, 3)).min() > 0
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_a_loss_never_waits_for_a_cuda_device(kind):
     clean, degraded, t = torch.zeros(5, 3, 8, 8, device="cuda"), torch.ones(5, 3, 8, 8, device="cuda"), T.cuda()
     training = diffusion(prediction=kind, weighting="snr_clamp", snr_min=1.0)

@@ -221,7 +221,7 @@ def test_the_loop_reads_nothing_back_from_the_device(kind):
     assert sample.device.type == "meta"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_the_loop_never_waits_for_a_cuda_device(kind):
     draws = [images(draw, torch.float32).cuda() for draw in range(6)]
     torch.cuda.set_sync_debug_mode("error")

@@ -12,15 +12,16 @@ from PIL import Image
 from restore_diff.data.images import read_rgb_uint8
 from restore_diff.data.pairs import Pair
 from restore_diff.evaluation.evaluator import Evaluator, Row, Scorer
+from restore_diff.evaluation.page import write_sweep
 from restore_diff.evaluation.pictures import (
     CAPTION_PX,
     GAP_PX,
     choose_examples,
     draw_panel,
     seconds_per_image,
+    show,
     sweep_csv,
     sweep_table,
-    write_sweep,
 )
 from restore_diff.evaluation.report import Report
 
@@ -52,7 +53,8 @@ def test_the_first_of_several_seeds_is_shown(row):
 
 def panel(path, dataset, restore) -> torch.Tensor:
     evaluator = Evaluator(restore, Scorer(("rgb",)))
-    draw_panel(path, choose_examples(evaluator.evaluate(dataset), "psnr_rgb"), dataset, evaluator.restored)
+    examples = choose_examples(evaluator.evaluate(dataset), "psnr_rgb")
+    draw_panel(path, [show(example, dataset, evaluator.restored) for example in examples])
     return read_rgb_uint8(path)
 
 
@@ -91,7 +93,7 @@ def test_the_time_per_image_is_the_median():
 
 def test_a_sweep_writes_a_table_and_a_plot(sweep, tmp_path):
     folder = tmp_path / "new"
-    assert write_sweep(folder, sweep) == f"wrote {folder}/: sweep.csv, sweep.png"
+    assert write_sweep(folder, sweep) == f"wrote {folder}/: report.html, sweep.csv, sweep.png"
     with (folder / "sweep.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["num_steps", "seconds_per_image", "psnr_rgb", "ssim_rgb"]
@@ -101,7 +103,7 @@ def test_a_sweep_writes_a_table_and_a_plot(sweep, tmp_path):
         [10, 2.5, 31.5, 0.5],
     ]
     assert np.asarray(Image.open(folder / "sweep.png")).shape[:2] == (700, 1000)
-    assert sorted(path.name for path in folder.iterdir()) == ["sweep.csv", "sweep.png"]
+    assert sorted(path.name for path in folder.iterdir()) == ["report.html", "sweep.csv", "sweep.png"]
 
 
 def test_without_matplotlib_the_table_is_written_and_one_line_names_it(sweep, tmp_path, monkeypatch):
@@ -115,7 +117,7 @@ def test_without_matplotlib_the_table_is_written_and_one_line_names_it(sweep, tm
 
     monkeypatch.setattr(builtins, "__import__", missing)
     assert 'pip install "restore_diff[plots]"' in write_sweep(tmp_path, sweep)
-    assert [path.name for path in tmp_path.iterdir()] == ["sweep.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "sweep.csv"]
 
 
 def test_the_console_table_has_a_line_per_number_of_steps(sweep):

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from restore_diff.data.pairs import Pair
-from restore_diff.distributed import WHOLE, OtherRankFailed, Share, in_order, sharing
+from restore_diff.distributed import ALONE, OtherRankFailed, Processes, in_order, joined
 from restore_diff.evaluation.evaluator import Evaluator, Row, Scorer
 from restore_diff.evaluation.folders import score_folders
 from restore_diff.evaluation.report import per_image_csv
@@ -25,12 +25,12 @@ def restore(degraded: torch.Tensor, names: Sequence[str], seed: int) -> torch.Te
     return (degraded * 0.9 + 0.01 * seed).clamp(0, 1)
 
 
-def score(share: Share) -> list[Row]:
+def score(processes: Processes) -> list[Row]:
     """Rows of five images and two seeds."""
     generator = torch.Generator().manual_seed(0)
     images = [torch.rand(2, 3, 12 + index, 14, generator=generator) for index in range(5)]
     dataset = [Pair(clean, degraded, f"{9 - index}") for index, (clean, degraded) in enumerate(images)]
-    return Evaluator(restore, Scorer(("rgb",))).evaluate(dataset, (0, 3), share=share)
+    return Evaluator(restore, Scorer(("rgb",))).evaluate(dataset, (0, 3), processes=processes)
 
 
 def csv_without_seconds(rows: list[Row]) -> str:
@@ -44,16 +44,16 @@ def main(folder: Path) -> None:
         raise ValueError("no space left")
 
     torch.set_num_threads(1)
-    with sharing() as share:
-        rows = score(share)
-        (folder / f"{share.rank}.csv").write_text(csv_without_seconds(rows))
+    with joined() as processes:
+        rows = score(processes)
+        (folder / f"{processes.rank}.csv").write_text(csv_without_seconds(rows))
         print(*(f"{row.name}/{row.seed}" for row in rows), flush=True)
         print(*restored_names, flush=True)
         for attempt in range(2):
-            if share.rank == 1 and attempt == 1:
+            if processes.rank == 1 and attempt == 1:
                 os._exit(7)
             try:
-                share.all_rows(fail if share.rank == 1 else lambda: rows)
+                processes.all_rows(fail if processes.rank == 1 else lambda: rows)
             except (OtherRankFailed, ValueError) as error:
                 print(type(error).__name__, error, flush=True)
 
@@ -74,7 +74,7 @@ def together(tmp_path_factory) -> tuple[Path, list[list[str]], list[int]]:
 
 
 def test_every_process_has_the_rows_of_a_single_process(together):
-    rows, (folder, printed, _) = score(WHOLE), together
+    rows, (folder, printed, _) = score(ALONE), together
     for rank in range(2):
         assert (folder / f"{rank}.csv").read_text() == csv_without_seconds(rows)
         assert printed[rank][0].split() == [f"{row.name}/{row.seed}" for row in rows]
@@ -96,8 +96,8 @@ def test_all_processes_end_when_one_fails_or_exits(together):
 @pytest.mark.parametrize(("num_images", "num_ranks"), [(7, 3), (2, 4), (6, 2), (1, 1)])
 def test_shares_cover_the_test_set_once_and_merge_in_its_order(row, num_images, num_ranks):
     rows = [[row(f"{9 - image}", seed, psnr_rgb=30.0) for seed in (0, 1)] for image in range(num_images)]
-    positions = [Share(rank, num_ranks).positions(num_images) for rank in range(num_ranks)]
-    shares = [[row for image in share for row in rows[image]] for share in positions]
+    positions = [Processes(rank, num_ranks).positions(num_images) for rank in range(num_ranks)]
+    shares = [[row for image in processes for row in rows[image]] for processes in positions]
     assert in_order(shares) == [row for of_image in rows for row in of_image]
 
 
@@ -109,9 +109,9 @@ def test_a_single_process_has_the_whole_share_and_raises_plain_errors(pairs, mon
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     if world_size:
         monkeypatch.setenv("WORLD_SIZE", world_size)
-    with sharing() as share, pytest.raises(KeyError, match="d"):
-        assert share is WHOLE and share.is_first
-        Evaluator(broken, Scorer(("rgb",))).evaluate(pairs, share=share)
+    with joined() as processes, pytest.raises(KeyError, match="d"):
+        assert processes is ALONE and processes.is_first
+        Evaluator(broken, Scorer(("rgb",))).evaluate(pairs, processes=processes)
 
 
 def test_finished_images_are_shared_by_position(tmp_path, monkeypatch):
@@ -119,8 +119,8 @@ def test_finished_images_are_shared_by_position(tmp_path, monkeypatch):
         (tmp_path / side).mkdir()
         for number in range(5):
             Image.new("RGB", (20, 20), (number, 2, blue)).save(tmp_path / side / f"{number}.png")
-    monkeypatch.setattr(Share, "all_rows", lambda self, score: score())
-    rows = score_folders(tmp_path / "pred", tmp_path / "target", Scorer(("rgb",)), share=Share(1, 2))
+    monkeypatch.setattr(Processes, "all_rows", lambda self, score: score())
+    rows = score_folders(tmp_path / "pred", tmp_path / "target", Scorer(("rgb",)), processes=Processes(1, 2))
     assert [row.name for row in rows] == ["1", "3"]
 
 

@@ -1,28 +1,15 @@
-"""A sampler of one's own: Euler's method in sigma, twenty lines."""
-
-from itertools import pairwise
-
-import torch
+"""A sampler of one's own: Euler's method in sigma, ten lines."""
 
 from restore_diff import SAMPLERS
-from restore_diff.diffusion.samplers import Denoiser
-from restore_diff.diffusion.schedule import levels
+from restore_diff.diffusion.samplers import LadderSampler
 
 
-class Euler:
-    def __init__(self, schedule, prediction, config):
-        self.denoise = Denoiser(prediction, config)
-        self.levels = levels(schedule, config)
+class Euler(LadderSampler):
+    def solver(self, denoise, noise):
+        def move(step, level, following, x_t, found):
+            return following.signal * found.clean + following.noise * found.epsilon
 
-    @torch.no_grad()
-    def sample(self, predictor, degraded, noise, callback=None, guidance=None):
-        x_t = self.denoise.start(self.levels[0], degraded, noise)
-        for step, (level, following) in enumerate(pairwise(self.levels), start=1):
-            found = self.denoise(predictor, x_t, level, degraded, guidance)
-            if callback is not None:
-                callback(step, x_t, found)
-            x_t = following.signal * found.clean + following.noise * found.epsilon
-        return x_t
+        return move
 
 
 SAMPLERS["euler"] = Euler

@@ -183,7 +183,7 @@ def test_autocast_has_no_effect(pair):
         assert (psnr(x, y), ssim(x, y, pool="avg256")) == plain
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_gpu_with_tf32_and_autocast_gives_the_same(pair, monkeypatch):
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
     x, y = map(as_batch, pair)

@@ -135,7 +135,7 @@ def test_training_mode_autocast_and_gradients_have_no_effect(trunk_file):
     assert not any(parameter.requires_grad for parameter in metric.parameters())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_gpu_with_tf32_gives_the_same(trunk_file):
     metric, (pred, target) = LPIPS("alex", trunk_file), images()
     on_cpu = metric(pred, target)
@@ -152,12 +152,12 @@ def test_equal_images_score_0_small_ones_nan_other_shapes_are_rejected(trunk_fil
 
 
 @pytest.mark.parametrize("net", ["alex", "vgg"])
-def test_missing_weights_are_named_with_url_and_place(net, no_weights):
+def test_missing_weights_are_named_with_the_command_that_fetches_them(net, no_weights):
     with pytest.raises(MetricUnavailable) as caught:
         LPIPS(net)
-    message, file = str(caught.value), TRUNKS[net].file_name
-    assert str(no_weights / file) in message and f"https://download.pytorch.org/models/{file}" in message
-    assert "RESTORE_DIFF_LPIPS_WEIGHTS" in message and "\n" not in message
+    trunk = TRUNKS[net]
+    sentence = f"{trunk.file_name} ({trunk.size}) is not on this disk."
+    assert str(caught.value) == f"{sentence} Fetch it: restore-diff test --download"
 
 
 def test_weights_are_searched_as_argument_then_environment_then_cache(no_weights, monkeypatch, trunk_file):
@@ -184,7 +184,7 @@ def test_weights_are_downloaded_only_on_request_with_a_hash_check(no_weights, mo
         raise RuntimeError('invalid hash value (expected "7be5be79", got "00")')
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", download)
-    with pytest.raises(MetricUnavailable, match="put alexnet"):
+    with pytest.raises(MetricUnavailable, match="Fetch it: "):
         find_lpips_weights("alex")
     assert asked == []
     with pytest.raises(MetricUnavailable, match="invalid hash value"):

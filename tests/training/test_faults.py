@@ -171,10 +171,16 @@ def test_a_broken_connection_is_not_blamed_on_workers_that_live(monkeypatch):
         ("unable to open shared memory object </torch_1> in read-write mode", True),
         ("Caught KeyError in DataLoader worker process 0.", False),
         ("The size of tensor a (3) must match", False),
+        ("DataLoader timed out after 600 seconds", False),
     ],
 )
 def test_a_worker_that_is_refused_shared_memory_is_told_so_and_other_errors_are_let_through(text, is_told):
     assert ("--shm-size" in str(death_of_worker(RuntimeError(text), []))) == is_told
+
+
+def test_a_wait_for_data_that_timed_out_names_its_length():
+    reason = death_of_worker(RuntimeError("DataLoader timed out after 600.0 seconds"), [])
+    assert reason == "the data workers gave no batch for 600 s: check the disk that holds the images"
 
 
 def test_other_threads_may_train_too():
@@ -195,11 +201,11 @@ WITHOUT_DISTRIBUTED = """
 import torch.distributed
 for name in [name for name in dir(torch.distributed) if not name.startswith("_") and name != "is_available"]:
     delattr(torch.distributed, name)
-from restore_diff.distributed import sharing
+from restore_diff.distributed import joined
 from restore_diff.distributed import ALONE
-with sharing() as share, ALONE.together():
+with joined() as share, ALONE.together():
     ALONE.wait()
-    print(share.num_ranks, ALONE.gather("x"), ALONE.agreed_signal(None))
+    print(share.num, ALONE.gather("x"), ALONE.agreed_signal(None))
 """
 
 

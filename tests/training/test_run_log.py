@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from restore_diff.training.run import RunLog
+from restore_diff.training.run import RunLog, speed
 
 
 def test_lines_after_the_resumed_step_and_a_line_cut_off_by_a_kill_are_removed(tmp_path):
@@ -36,9 +36,13 @@ def test_without_a_terminal_each_log_interval_prints_one_plain_line(tmp_path, ca
             log.step_done()
         log.training(400, loss=0.0072, learning_rate=1.1e-3, gradient_norm=1.0)
     out, err = capfd.readouterr()
-    assert re.fullmatch(r"step 400/1000  loss 0\.0072  lr 1\.1e-03  [\d.]+ it/s  eta \d\d:\d\d\n", out)
+    assert re.fullmatch(r"step 400/1000  loss 0\.0072  lr 1\.1e-03  [\d.]+ (it/s|s/it)  eta \d\d:\d\d\n", out)
     assert err == ""
     assert (tmp_path / "log.txt").read_text().endswith(f"  {out}")
+
+
+def test_a_speed_below_one_a_second_is_given_as_seconds():
+    assert [speed(rate, "it") for rate in (12.34, 1, 0.99, 0.04)] == ["12.3 it/s", "1.0 it/s", "1.0 s/it", "25.0 s/it"]
 
 
 def test_tensorboard_gets_losses_scores_and_pictures(tmp_path):
@@ -75,10 +79,11 @@ def test_a_log_file_that_the_disk_does_not_take_costs_one_warning(tmp_path, caps
     assert capsys.readouterr().out == "first\nwarning: no more lines in log.txt (No space left on device)\nsecond\n"
 
 
-def test_a_sample_is_written_as_it_is(tmp_path):
+def test_a_sample_is_written_as_it_is_and_its_path_printed(tmp_path, capsys):
     image = torch.tensor([-0.5, 0.25, 1.5]).reshape(3, 1, 1).expand(3, 2, 5)
     with RunLog(tmp_path) as log:
         log.image(400, image)
+    assert capsys.readouterr().out == f"picture {tmp_path}/samples/step_000400.png: degraded | restored | clean\n"
     with Image.open(tmp_path / "samples" / "step_000400.png") as written:
         assert written.size == (5, 2)
         assert written.getpixel((4, 1)) == (0, 64, 255)

@@ -12,7 +12,7 @@ import torch
 from torch import distributed
 from toy_run import Batch, toy_batches, toy_config, toy_optimisation, train
 
-from restore_diff.distributed import OtherProcessFailed, Processes, TrainingInterrupted, TrainingStopped
+from restore_diff.distributed import OtherProcessFailed, TrainingInterrupted, TrainingProcesses, TrainingStopped
 from restore_diff.settings import TrainingConfig
 from restore_diff.training.faults import Interruption
 
@@ -34,7 +34,7 @@ def alone(folder: Path, num_steps: int = NUM_STEPS) -> None:
 class Together:
     """The scenarios, each on all processes."""
 
-    def __init__(self, folder: Path, processes: Processes):
+    def __init__(self, folder: Path, processes: TrainingProcesses):
         self.folder, self.processes = folder, processes
 
     def run(self, name: str, dropout: float = 0.0, **changes: Any) -> torch.nn.Module:
@@ -140,14 +140,14 @@ class Together:
 
 def main() -> None:
     distributed.init_process_group("gloo")
-    processes = Processes(distributed.get_rank(), distributed.get_world_size())
+    processes = TrainingProcesses(distributed.get_rank(), distributed.get_world_size())
     together = Together(Path(sys.argv[1]), processes)
     scenarios = [
         together.uninterrupted, together.interrupted, together.resumed, together.resumed_from_one,
         together.with_dropout, together.not_a_number, together.overflow, together.drift, together.damaged_image,
     ]  # fmt: skip
     for scenario in scenarios:
-        together.processes = Processes(processes.rank, processes.num)  # as in a command of its own
+        together.processes = TrainingProcesses(processes.rank, processes.num)  # as in a command of its own
         print(json.dumps([scenario.__name__, scenario()]), flush=True)
 
 

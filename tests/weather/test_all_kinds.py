@@ -9,6 +9,7 @@ from torch import Tensor
 
 from restore_diff.settings import HazeConfig, RainConfig, RaindropConfig, SnowConfig
 from restore_diff.weather.renderer import WEATHERS, Kind, Rendering
+from restore_diff.weather.scene import EXTREMES, drawn_ranges
 
 KINDS = pytest.mark.parametrize("kind", [WEATHERS[name] for name in ("rain", "haze", "snow", "raindrop")])
 
@@ -105,3 +106,25 @@ WRONG = {
 def test_invalid_ranges_are_rejected(settings: type, wrong: dict):
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         settings(**wrong)
+
+
+@pytest.mark.parametrize("name", ["rain", "haze", "snow", "raindrop"])
+def test_the_share_of_extremes_draws_from_their_ranges_and_leaves_the_others_as_they_were(name: str):
+    kind, seeds = WEATHERS[name], range(400)
+    plain, some = (ranges_of(kind.settings(extremes=share), name, seeds) for share in (0.0, 0.3))
+    changed = [other for one, other in zip(plain, some, strict=True) if one != other]
+    assert abs(len(changed) - 120) < 4 * (400 * 0.3 * 0.7) ** 0.5
+    entries = [plain[0] | entry for entry in EXTREMES[name]]
+    assert all(ranges in entries for ranges in changed)
+    assert all(entry in changed for entry in entries)
+
+
+@KINDS
+def test_an_extreme_image_differs_and_stays_in_range(kind: Kind):
+    usual, extreme = (kind.render(photographs(12), kind.settings(extremes=share), range(12)) for share in (0.0, 1.0))
+    assert extreme.min() >= 0 and extreme.max() <= 1
+    assert (usual != extreme).flatten(1).any(1).sum() >= 11
+
+
+def ranges_of(config, name: str, seeds) -> list[dict[str, tuple[float, float]]]:
+    return [drawn_ranges(config, name, seed) for seed in seeds]

@@ -8,14 +8,22 @@ import numpy as np
 import pytest
 import torch
 from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
+from kornia.filters import gaussian_blur2d
 from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
 
 from restore_diff.settings import CameraConfig
-from restore_diff.weather.renderer import Rendering, add_sensor_noise, compress, take
+from restore_diff.weather.renderer import Rendering, add_sensor_noise, compress, sharpen, take
 
-ALL = CameraConfig(shot_noise=(0.001, 0.02), read_noise=(0.001, 0.02), jpeg=0.7, jpeg_quality=(20, 95))
+ALL = CameraConfig(
+    shot_noise=(0.001, 0.02),
+    read_noise=(0.001, 0.02),
+    sharpening=(0.0, 1.0),
+    jpeg=0.7,
+    jpeg_quality=(20, 95),
+    jpeg_scale=(1.0, 2.0),
+)
 
 
 def noise(shot: float, read: float) -> CameraConfig:
@@ -147,3 +155,19 @@ def test_the_camera_can_be_pickled():
 def test_invalid_camera_settings_are_rejected(wrong: dict):
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         CameraConfig(**wrong)
+
+
+def test_sharpening_adds_its_share_of_what_a_blur_removes():
+    images = 0.3 + 0.4 * photographs(3)
+    sharpened = sharpen(images, CameraConfig(sharpening=(0.5, 0.5)), [0, 1, 2])
+    removed = images - gaussian_blur2d(images, 5, (1.0, 1.0), "replicate")
+    torch.testing.assert_close(sharpened, (images + 0.5 * removed).clamp(0, 1))
+
+
+def test_compression_at_twice_the_size_leaves_smaller_errors():
+    images = photographs(4, 64, 64)
+    errors = [
+        (compress(images, CameraConfig(jpeg=1.0, jpeg_quality=(40, 40), jpeg_scale=(scale, scale)), range(4)) - images)
+        for scale in (1.0, 2.0)
+    ]
+    assert errors[1].square().mean() < 0.6 * errors[0].square().mean()

@@ -1,14 +1,13 @@
 """Haze: Koschmieder's law, depth maps, airlight."""
 
 import math
-from dataclasses import fields
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
 
-from restore_diff.settings import HazeConfig
+from restore_diff.settings import HazeConfig, range_names
 from restore_diff.weather.haze import procedural_depth, render_haze
 
 PLAIN = {"beta": 1.0, "airlight": 0.8, "tint": 0, "unevenness": 0}
@@ -115,7 +114,7 @@ def test_values_stay_in_range(value: float):
     assert hazy.min() >= 0 and hazy.max() <= 1
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(HazeConfig)])
+@pytest.mark.parametrize("name", range_names(HazeConfig()))
 def test_each_setting_changes_the_image_and_is_drawn_per_image(name: str):
     usual = haze(tint=0.1, unevenness=0.1)
     low = getattr(usual, name)[0]

@@ -1,7 +1,6 @@
 """Raindrops: effect of each setting, measured on the images."""
 
 import math
-from dataclasses import fields
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from skimage.measure import label, regionprops
 from torch import Tensor
 from torch.nn import functional as F
 
-from restore_diff.settings import RaindropConfig
+from restore_diff.settings import RaindropConfig, range_names
 from restore_diff.weather.raindrop import Drops, Window, pour, render_raindrops
 
 RADIUS_PX, NO_BLUR = 10.0, 0.01
@@ -228,7 +227,7 @@ def test_a_large_drop_absorbs_a_small_one():
     assert place(20.0, 20.0)[0, 35].abs() < 0.01  # half way between two equal drops neither bends the light
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(RaindropConfig)])
+@pytest.mark.parametrize("name", range_names(RaindropConfig()))
 def test_each_setting_changes_the_image_and_is_drawn_per_image(name: str):
     usual = {"covered": 0.4, "size_spread": 0.3, "irregularity": 0.3, "elongation": 1.3, "running": 0.2, "blur_px": 2}
     usual = STILL | usual | {"surroundings": 0.5, "sky": 0.6, "ground": 0.5, "shading": 0.3, "highlight": 0.3}
