@@ -282,8 +282,9 @@ def _exif_block(image: Image.Image) -> bytes:
             block = b"damaged"
     while block.startswith(EXIF_PREFIX):
         block = block[len(EXIF_PREFIX) :]
-    is_text = "exif" in getattr(image, "text", {}) and not block.startswith((b"II*\0", b"MM\0*"))
-    return b"" if is_text else block
+    if not block or block.startswith((b"II*\0", b"MM\0*")):
+        return block
+    return b"" if "exif" in getattr(image, "text", {}) else block  # Pillow takes a text of this name for the block
 
 
 def _xmp(image: Image.Image) -> bytes:
