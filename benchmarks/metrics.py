@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gpu import machine
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from speed import machine
 from torch import Tensor
 
 from restore_diff.data.images import read_rgb_uint8

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from restore_diff import build, trained
 from restore_diff.config import ExperimentConfig, overridden
 from restore_diff.data.loading import PairedImageDataset
-from restore_diff.diffusion.samplers import SAMPLERS, DDIMSampler, Denoiser
+from restore_diff.diffusion.samplers import SAMPLERS, LadderSampler
 from restore_diff.diffusion.schedule import Level
 from restore_diff.evaluation.evaluator import Scorer, quantize
 from restore_diff.metrics.perceptual import LPIPS
@@ -89,23 +89,22 @@ class RenoisedSettings:
     noise: float = Field(default=0.1, gt=0, lt=1, description="noise level of the second estimate, in [-1, 1]")
 
 
-class Renoised:
-    """DDIM, then noise on its result at the first t of at least that noise level, and one more estimate."""
+class Renoised(LadderSampler):
+    """After each estimate fresh noise; after the last one noise of the given level, and one more estimate."""
 
     Settings = RenoisedSettings
 
     def __init__(self, schedule, prediction, config, options: RenoisedSettings):
-        self.first, self.denoise = DDIMSampler(schedule, prediction, config), Denoiser(prediction, config)
-        self.draw = config.num_steps + 1
+        super().__init__(schedule, prediction, config)
         t = int(((1 - schedule.alpha_bar).sqrt() < options.noise).sum())
         alpha_bar = schedule.alpha_bar[t].item()
-        self.level = Level(t, alpha_bar**0.5, (1 - alpha_bar) ** 0.5)
+        self.levels.insert(-1, Level(t, alpha_bar**0.5, (1 - alpha_bar) ** 0.5))
 
-    @torch.no_grad()
-    def sample(self, predictor, degraded, noise, callback=None, guidance=None):
-        clean = self.first.sample(predictor, degraded, noise, callback, guidance)
-        x_t = self.level.signal * clean + self.level.noise * noise(self.draw).to(clean)
-        return self.denoise(predictor, x_t, self.level, degraded, guidance).clean
+    def solver(self, denoise, noise):
+        def move(step, level, following, x_t, found):
+            return following.signal * found.clean + following.noise * noise(step + 1).to(x_t)
+
+        return move
 
 
 SAMPLERS["renoised"] = Renoised

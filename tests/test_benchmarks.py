@@ -62,6 +62,7 @@ def test_gpu_measures_every_part_and_writes_json_and_the_section(gpu, tmp_path):
     assert text.count("| balanced | bfloat16 | eager |") == 1
 
 
+@pytest.mark.long
 def test_gpu_compiles_the_network_that_is_trained(gpu):
     args = ["--device", "cpu", "--tiny", "--only", "training", "--networks", "tiny", "--precisions", "float32"]
     (row,) = gpu.main([*args, "--modes", "compiled"])["training"]

@@ -93,14 +93,11 @@ def semantic_score(features: Callable[[Images], Tensor], reference: Images, spre
 
 # Towards a measured image y = A x + noise, with a linear operator A. The measured image is `denoise.degraded`.
 
-EIGHT_BITS = 1 / 255 / math.sqrt(12)
-"""Standard deviation of rounding to 8 bits, of values in [0, 1]."""
-
 
 @settings
 class ProjectionSettings:
     task: str = Field(description="inpaint, inpaint:MASK, sr:FACTOR, deblur:SIGMA or colorize")
-    noise: float = Field(default=EIGHT_BITS, ge=0, description="standard deviation of the noise of y, of [0, 1]")
+    noise: float = Field(default=0.005, ge=0, description="standard deviation of the noise of y, of values in [0, 1]")
 
 
 class Projection:

@@ -196,7 +196,7 @@ class Cost(NamedTuple):
     """Peak memory with the moments of AdamW: of the accelerator, or on a CPU of this process."""
 
 
-def measure_cost(optimisation: Optimisation, batches: list[TrainingBatch], num_repeats: int = 3) -> Cost:
+def measure_cost(optimisation: Optimisation, batches: Sequence[TrainingBatch], num_repeats: int = 3) -> Cost:
     """Compute the gradients of one step's micro `batches`, `num_repeats` times after a warm-up, and drop them."""
     device = optimisation.device
     seconds = []
