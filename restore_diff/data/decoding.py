@@ -193,7 +193,7 @@ def _open(path: Path, max_pixels: int) -> Image.Image:
         return readers.open_heif(path)
     if name == "JPEG XL":
         return readers.open_jxl(path, max_pixels)
-    if readers.is_raw(path):
+    if name in ("TIFF", "camera RAW") and readers.is_raw(path):
         raise ImageError(f"{printable(path)}: a camera RAW file; develop it to PNG first")
     if known is None and path.suffix.lower() == ".tga":
         return _open_unlimited(path, "TGA")

@@ -282,7 +282,9 @@ def _exif_block(image: Image.Image) -> bytes:
             block = b"damaged"
     while block.startswith(EXIF_PREFIX):
         block = block[len(EXIF_PREFIX) :]
-    return block
+    if not block or block.startswith((b"II*\0", b"MM\0*")):
+        return block
+    return b"" if "exif" in getattr(image, "text", {}) else block  # Pillow takes a text of this name for the block
 
 
 def _xmp(image: Image.Image) -> bytes:
@@ -465,7 +467,7 @@ def _has_gain_map(image: Image.Image) -> bool:
 
 def _other_parts(image: Image.Image) -> list[str]:
     """Return the names of parts that are not read."""
-    found = list(image.info.get("lost") or ())
+    found: list[str] = list(image.info.get("lost") or ())
     if image.format == "TIFF":
         extra = image.tag_v2.get(277, 1) - len(image.getbands())  # type: ignore[attr-defined]
         found += [f"{extra} extra channels"] if extra > 0 else []

@@ -57,7 +57,7 @@ def why_preview(path: Path) -> str:
         return f"its first picture is marked as a preview ({width}x{height}); {advice}"
     for other_width, other_height in map(_size, others):
         is_same_shape = abs(other_width * height - other_height * width) <= max(other_width, other_height)
-        if other_width > width and is_same_shape:
+        if other_width >= 2 * width and is_same_shape:  # pages of one document may differ by less
             larger = f"{other_width}x{other_height}"
             return f"its first picture ({width}x{height}) is a preview of another ({larger}); {advice}"
     return ""
