@@ -131,19 +131,14 @@ def _train(
     build.protocols(config, test_pairs.protocols if test_pairs else ())  # so that a wrong name fails before training
     batches = build.batches(config, training_pairs, processes.rank, processes.num)
     model = trained.initial_network(config)
+    diffusion, codec = build.diffusion(config), build.codec(config)
     with build.settings_of("training"):
-        optimisation = Optimisation(
-            model, build.diffusion(config), config.training, config.seed, device, processes, build.codec(config)
-        )
+        optimisation = Optimisation(model, diffusion, config.training, config.seed, device, processes, codec)
     restorer = build.restorer(config, model, device, config.training.precision)
 
-    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    say(
-        f"restore_diff {__version__}  torch {torch.__version__}  {_machine(device, processes.num)}",
-        *_data_lines(config, training_pairs, validation_pairs, test_pairs, batches),
-        *(f"note    {note}" for note in notes),
-        f"model   {millions:.2f} M parameters, {config.diffusion.prediction} output",
-    )
+    say(f"restore_diff {__version__}  torch {torch.__version__}  {_machine(device, processes.num)}")
+    say(*_data_lines(config, training_pairs, validation_pairs, test_pairs, batches))
+    say(*(f"note    {note}" for note in notes), _model_line(config, model))
     if dry_run:
         say(_cost_line(config, optimisation, batches, config.training.num_steps), "dry run: nothing was written")
         return
@@ -154,15 +149,24 @@ def _train(
             say(f"the earlier run of this name is kept in {previous}")
         with RunLog(run.path) if processes.is_first else nullcontext(NullLog()) as log:
             validate = None
-            if validation_pairs:
-                conditional = partial(validation, config, restorer)
-                unconditional = partial(sampling_validation, config, model, device)
-                validate = (conditional if test_pairs else unconditional)(validation_pairs, log, processes)
+            if validation_pairs and test_pairs:
+                validate = validation(config, restorer, validation_pairs, log, processes)
+            elif validation_pairs:
+                validate = sampling_validation(config, model, device, validation_pairs, log, processes)
             _fit(config, command, optimisation, batches, run, log, validate)
         if test_pairs is not None:
             _score(config, run.path, device, test_pairs, processes)
-    use = "python restore.py -i your_photos -o restored" if test_pairs else "restore-diff sample -o samples.png"
-    say(f"next    {use} --ckpt {run.path}")
+    say(_next_line(run, conditional=test_pairs is not None))
+
+
+def _next_line(run: RunFolder, conditional: bool) -> str:
+    use = "python restore.py -i your_photos -o restored" if conditional else "restore-diff sample -o samples.png"
+    return f"next    {use} --ckpt {run.path}"
+
+
+def _model_line(config: ExperimentConfig, model: trained.Network) -> str:
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    return f"model   {millions:.2f} M parameters, {config.diffusion.prediction} output"
 
 
 def sampling_validation(

@@ -24,6 +24,10 @@ from restore_diff.metrics.perceptual import MetricUnavailable
 T = TypeVar("T")
 
 
+LOSSY = ("JPEG", "MPO", "HEIF", "AVIF")
+"""Formats, as Pillow names them, whose compression changes the pixels."""
+
+
 def score_folders(
     pred: Path,
     target: Path,
@@ -86,14 +90,14 @@ def _check(pairs: Sequence[PairPath], allow_jpeg: bool, most_cropped_px: int) ->
             (height, width), (clean_height, clean_width) = of_both
             sizes.append(f"{pair.name} ({width}x{height} against {clean_width}x{clean_height})")
         with opened(pair.degraded) as image:
-            if image.format == "JPEG":
+            if image.format in LOSSY:
                 lossy.append(pair.degraded.name)
     if sizes:
         advice = f"--crop-to-min cuts at most {MOST_CROPPED_PX} px"
         raise DataError(f"{len(sizes)} images differ in size from their clean partners: {first_names(sizes)}; {advice}")
     if lossy and not allow_jpeg:
         raise DataError(
-            f"{len(lossy)} images to score are JPEG, which changed them: {first_names(lossy)}; "
+            f"{len(lossy)} images to score are JPEG, HEIC or AVIF, which changed them: {first_names(lossy)}; "
             "score PNG files, or use --allow-jpeg and report it with the numbers"
         )
 

@@ -195,7 +195,7 @@ def test_finished_images_are_scored_or_named_as_errors(empty, capsys):
     assert "1 images differ in size from their clean partners: 101" in refused(capsys, *finished)
     Path("tests/input/101.png").unlink()
     Image.new("RGB", (33, 26)).save("tests/input/101.jpg")
-    assert "1 images to score are JPEG, which changed them: 101.jpg" in refused(capsys, *finished)
+    assert "1 images to score are JPEG, HEIC or AVIF, which changed them: 101.jpg" in refused(capsys, *finished)
     assert run_test(*finished, "--allow-jpeg") == 0
     assert capsys.readouterr().out.splitlines()[0] == "tests/input: 3 images"
     assert len(scores(Path("scores/tests_input"))) == 3
