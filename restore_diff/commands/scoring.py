@@ -212,7 +212,8 @@ def validation(
             rows = evaluator.evaluate(dataset, on_image=on_image, processes=processes)
         shown = zip(processes.positions(len(dataset))[:NUM_PANEL_ROWS], pictures, strict=False)
         if processes.is_first:
-            log.image(step, _panel([(dataset[index], picture) for index, picture in shown]))
+            panel = _panel([(dataset[index], picture) for index, picture in shown])
+            log.image(step, panel, "degraded | restored | clean")
         summary = summarise(rows)
         means = {name: summary[f"{name}_rgb"].mean for name in VALIDATION_METRICS}
         return {name: math.nan if mean is None else mean for name, mean in means.items()}

@@ -201,7 +201,8 @@ def sampling_validation(
         errors = processes.all_rows(lambda: [error(index) for index in processes.positions(len(images))])
         if processes.is_first:
             shown = loaded.sample(NUM_SAMPLES_SHOWN, label=labels)
-            log.image(step, make_grid(shown, nrow=NUM_SAMPLES_SHOWN // 2, padding=2, pad_value=1.0))
+            grid = make_grid(shown, nrow=NUM_SAMPLES_SHOWN // 2, padding=2, pad_value=1.0)
+            log.image(step, grid, "new images")
         return {EPSILON_SNR: -10 * math.log10(sum(errors) / len(errors))}
 
     return validate

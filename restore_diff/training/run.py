@@ -296,10 +296,10 @@ class RunLog:
         self._scalars(step, values)
         self.line(f"validation {step}: {'  '.join(f'{name} {score:.4g}' for name, score in scores.items())}")
 
-    def image(self, step: int, image: Tensor) -> None:
-        """Keep a picture, (3, height, width) in [0, 1], as samples/step_000400.png and in TensorBoard; print its path.
+    def image(self, step: int, image: Tensor, content: str) -> None:
+        """Keep a picture, (3, height, width) in [0, 1], as samples/step_000400.png and in TensorBoard.
 
-        It shows degraded | restored | clean.
+        Print its path and `content`, e.g. "degraded | restored | clean".
         """
         pixels = image.detach().float().cpu().clamp(0, 1).mul(255).round().byte()
         encoded = io.BytesIO()
@@ -308,7 +308,7 @@ class RunLog:
         path.parent.mkdir(exist_ok=True)
         replace_atomically(path, encoded.getvalue())
         self._on_board(lambda: self._board and self._board.add_image("samples", pixels, step))
-        self.line(f"picture {path}: degraded | restored | clean")
+        self.line(f"picture {path}: {content}")
 
     def flush(self) -> None:
         """Sync the metrics to disk: no checkpoint may be newer than the lines before it."""

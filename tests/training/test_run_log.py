@@ -52,7 +52,7 @@ def test_tensorboard_gets_losses_scores_and_pictures(tmp_path):
         log.begin(0, 10, batch_size=2)
         log.training(2, loss=0.5, learning_rate=1e-3, gradient_norm=2.0)
         log.validation(2, {"psnr": 31.0})
-        log.image(2, torch.zeros(3, 4, 6))
+        log.image(2, torch.zeros(3, 4, 6), "new images")
     events = EventAccumulator(str(tmp_path / "tb")).Reload()
     names = {"loss", "learning_rate", "gradient_norm", "images_per_s"}
     assert set(events.Tags()["scalars"]) == {f"training/{name}" for name in names} | {"validation/psnr"}
@@ -82,7 +82,7 @@ def test_a_log_file_that_the_disk_does_not_take_costs_one_warning(tmp_path, caps
 def test_a_sample_is_written_as_it_is_and_its_path_printed(tmp_path, capsys):
     image = torch.tensor([-0.5, 0.25, 1.5]).reshape(3, 1, 1).expand(3, 2, 5)
     with RunLog(tmp_path) as log:
-        log.image(400, image)
+        log.image(400, image, "degraded | restored | clean")
     assert capsys.readouterr().out == f"picture {tmp_path}/samples/step_000400.png: degraded | restored | clean\n"
     with Image.open(tmp_path / "samples" / "step_000400.png") as written:
         assert written.size == (5, 2)
