@@ -46,6 +46,7 @@ from restore_diff.commands.console import (
 )
 from restore_diff.data.formats import FORMATS
 from restore_diff.data.names import is_image
+from restore_diff.errors import UserError
 from restore_diff.files import printable, remove_abandoned, replace_atomically
 from restore_diff.restoration.sources import Naming, Plan, PlanError, Shard, plan_jobs
 
@@ -91,8 +92,6 @@ def parser() -> argparse.ArgumentParser:
 def parse(argv: list[str]) -> argparse.Namespace:
     """Raises SystemExit for --help and malformed arguments."""
     args = parser().parse_args(argv)
-    if args.uncertainty and (args.n_samples or 0) < 2 and args.quality != "best":
-        parser().error("--uncertainty needs several samples: add --n-samples 4")
     if args.zero_shot == "inpaint":
         parser().error("--zero-shot inpaint:MASK: name the file of the mask")
     if args.verbose and args.json == "-":
@@ -393,6 +392,8 @@ def _load(args: argparse.Namespace) -> "Restore":
     if not args.quiet:
         say(description)
     if args.uncertainty:
+        if restorer.samples.number < 2:
+            raise UserError("--uncertainty needs several samples: add --n-samples 4")
         return lambda image, name: cat(restorer.restore_with_spread(image, names=[name], seed=args.seed))
     return lambda image, name: restorer.restore(image, names=[name], seed=args.seed)
 

@@ -504,7 +504,7 @@ def test_decoders_print_no_warnings_about_odd_files(photos, recwarn):
     assert not [warning for warning in recwarn if "PIL" in warning.filename]
     with Image.open(photos / "a.jpg") as image:
         image.getexif()
-    assert "Skipping tag" in str(recwarn.pop(UserWarning).message)
+    assert [warning for warning in recwarn if "PIL" in warning.filename]  # by Pillow alone, with them
 
 
 @pytest.mark.parametrize("ending", ["heic", "avif"])

@@ -75,7 +75,7 @@ def names(folder):
 
 
 FAULTS = """--steps 0|--steps 4.5|--ste 4|--seed -1|--tile small|--device gpu|--dtype int8|--jpeg-quality 101|
---max-pixels 0|-q -v|-v --json -|--json photo.jpg|--shard 0/8|--shard 9/8|--shard 3|--uncertainty|--quiet z"""
+--max-pixels 0|-q -v|-v --json -|--json photo.jpg|--shard 0/8|--shard 9/8|--shard 3|--quiet z"""
 
 
 @pytest.mark.parametrize("arguments", ["", "-i x", "-i '' -o y", *(f"-o y -i x {text}" for text in FAULTS.split("|"))])

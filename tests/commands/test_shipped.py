@@ -58,6 +58,14 @@ def test_a_photograph_is_restored_without_any_run(rainy, capsys):
     assert "weights shipped (step " in capsys.readouterr().out
 
 
+def test_the_uncertainty_needs_several_samples_which_the_default_takes(rainy, capsys):
+    restored("--uncertainty")
+    assert read_rgb_uint8(Path("out/uncertainty/rainy.png")).max() > 0
+    arguments = ["-i", "photos", "-o", "one", "--device", "cpu", "--quality", "fast", "--uncertainty"]
+    assert restore.main(arguments) == 2 and not list(Path("one").glob("*.png"))
+    assert "--uncertainty needs several samples: add --n-samples 4" in capsys.readouterr().err
+
+
 def test_a_photograph_passes_through_at_most_24_modules(rainy):
     """Counts modules that run between reading and writing, in all threads; tests/test_wheel.py counts imports."""
     entered, phases = set(), {"read_image": "begin", "write_image": "end"}

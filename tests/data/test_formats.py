@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pillow_heif
 import pytest
 import tifffile  # scikit-image brings it
@@ -291,6 +292,9 @@ def test_tiff_layouts_are_read_right_or_refused(tmp_path, compression, tile):
     ):
         path = tmp_path / f"{name}.tif"
         tifffile.imwrite(path, np.ascontiguousarray(array), compression=compression, tile=tile, **options)
+        if name == "extra" and PIL.__version__.startswith("12."):  # which does not read it
+            assert "save it as PNG" in refusal(path)
+            continue
         assert np.array_equal(planes(path), expected), name
         assert decode(path).metadata.lost == (("1 extra channels",) if name == "extra" else ())
     for name, array, options in (
