@@ -266,8 +266,8 @@ MISTAKES: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
             'draw = generator(self.seed, "augment", position - positions[0])',
         ),
         "samples of another process": (
-            "(micro * self.world + self.rank) * size",
-            "(self.rank * self.world + micro) * size",
+            "+ micro) * self.world + self.rank) * self.size",
+            "+ self.rank) * self.world + micro) * self.size",
         ),
         "resume at the wrong batch": (
             "sampler=range(step * self._micro_batches.num_micro_batches, ENDLESS)",

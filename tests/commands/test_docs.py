@@ -15,7 +15,7 @@ from restore_diff.commands import cli
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 COMMAND = re.compile(r"(?:restore-diff|python|torchrun .*?) +(export \w+|[\w-]+)(?:\.py)?(?: +(.*))?")
-SLOW = ("torchrun", "export onnx", "import-ckpt", "restore-diff app", "/data", "--card")
+SLOW = ("torchrun", "export onnx", "import-ckpt", "restore-diff app", "/data", "--card", "runs/prior")
 """Parts of commands that start several processes, take minutes, or need files that no test makes."""
 
 
