@@ -340,7 +340,19 @@ def _run(trees: "queue.SimpleQueue[Path]", tests: str, file: str = "", old: str 
     try:
         if file:
             source.write_text(text.replace(old, new))
-        command = [sys.executable, "-B", "-m", "pytest", "-x", "-n", "0", "-p", "no:cacheprovider", tests]
+        command = [
+            sys.executable,
+            "-B",
+            "-m",
+            "pytest",
+            "-x",
+            "-n",
+            "0",
+            "--assert=plain",  # no comparison of long sequences, which takes minutes
+            "-p",
+            "no:cacheprovider",
+            tests,
+        ]
         environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             command, cwd=tree, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
