@@ -342,6 +342,7 @@ def _run_tab(tab: gr.Tab, runs: Path) -> None:
     pictures = gr.Gallery(label=label, columns=3, object_fit="contain", format="png", buttons=[])
 
     def look(chosen: str | None) -> dict[Any, Any]:
+        """The content of the tab for a run; without a choice, for the newest one."""
         names = run_names(runs)
         if not names:
             return {

@@ -188,6 +188,7 @@ def _directories(file: BinaryIO, start: int = 0) -> Iterator[dict[int, Any]]:
         return struct.unpack(order + layout, file.read(struct.calcsize(order + layout)))
 
     def tags_at(at: int) -> tuple[dict[int, Any], int]:
+        """The tags of the directory at this byte, and the place of the pointer to the next one."""
         (count,) = numbers(at, "Q" if is_big else "H")
         at += 8 if is_big else 2
         found = {}

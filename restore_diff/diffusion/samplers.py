@@ -107,6 +107,9 @@ class Denoise:
         return self.denoiser.estimate(partial(self.predictor, **condition), x_t, self.level, self.degraded)
 
 
+EstimateAt: TypeAlias = Callable[[Images, Level], Estimate]
+"""(x_t, level) -> the estimate there, clipped and guided."""
+
 Move: TypeAlias = Callable[[int, Level, Level, Images, Estimate], Images]
 """(step, counted from 1, level, following level, x_t, the estimate at level) -> x_t at the following level."""
 
@@ -122,7 +125,7 @@ class LadderSampler:
         self.levels = levels(schedule, config)
         self.eta = config.eta
 
-    def solver(self, denoise: Callable[[Images, Level], Estimate], noise: NoiseSource) -> Move:
+    def solver(self, denoise: EstimateAt, noise: NoiseSource) -> Move:
         """The move of one batch, called once a step; it may keep what it needs of earlier steps."""
         raise NotImplementedError
 
@@ -152,7 +155,9 @@ class LadderSampler:
 class DDIMSampler(LadderSampler):
     """DDIM, Song et al. (2021), eq. 12 and 16: deterministic at eta 0, ancestral DDPM at eta 1."""
 
-    def solver(self, denoise: Callable[[Images, Level], Estimate], noise: NoiseSource) -> Move:
+    def solver(self, denoise: EstimateAt, noise: NoiseSource) -> Move:
+        """As `LadderSampler.solver`."""
+
         def move(step: int, level: Level, following: Level, x_t: Images, found: Estimate) -> Images:
             fresh_variance = 0.0
             if self.eta:
@@ -171,7 +176,9 @@ class HeunSampler(LadderSampler):
     Two network calls a step, but one at the last: 2 * num_steps - 1 in all.
     """
 
-    def solver(self, denoise: Callable[[Images, Level], Estimate], noise: NoiseSource) -> Move:
+    def solver(self, denoise: EstimateAt, noise: NoiseSource) -> Move:
+        """As `LadderSampler.solver`."""
+
         def move(step: int, level: Level, following: Level, x_t: Images, found: Estimate) -> Images:
             euler = following.signal * found.clean + following.noise * found.epsilon
             if not following.noise > 0:
@@ -191,7 +198,8 @@ class HeunSampler(LadderSampler):
 class DPMSolverSampler(LadderSampler):
     """DPM-Solver++(2M), Lu et al. (2022), arXiv 2211.01095, algorithm 2."""
 
-    def solver(self, denoise: Callable[[Images, Level], Estimate], noise: NoiseSource) -> Move:
+    def solver(self, denoise: EstimateAt, noise: NoiseSource) -> Move:
+        """As `LadderSampler.solver`."""
         past: list[tuple[Level, Images]] = []  # the level before, and the clean image estimated there
 
         def move(step: int, level: Level, following: Level, x_t: Images, found: Estimate) -> Images:
@@ -211,7 +219,8 @@ class UniPCSampler(LadderSampler):
     Each new estimate also corrects the step that led to it, at no further network call.
     """
 
-    def solver(self, denoise: Callable[[Images, Level], Estimate], noise: NoiseSource) -> Move:
+    def solver(self, denoise: EstimateAt, noise: NoiseSource) -> Move:
+        """As `LadderSampler.solver`."""
         past: list[tuple[Level, Images]] = []  # the last two levels left behind, and the clean images estimated there
         left: list[Images] = []  # x_t at the last of them
 

@@ -166,7 +166,7 @@ def test_deep_jpeg_2000_in_colour_is_refused(tmp_path):
 
 def test_a_text_named_like_a_format_without_signature_is_refused(tmp_path):
     (tmp_path / "a.tga").write_text("a text of some length that is no picture")
-    refusal(tmp_path / "a.tga")
+    assert "a.tga: " in refusal(tmp_path / "a.tga")
 
 
 UNREAD = {
