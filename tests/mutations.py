@@ -274,11 +274,13 @@ MISTAKES: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
             "sampler=range(step, ENDLESS)",
         ),
     },
+    ("data/pairs.py", "data/test_pairs"): {
+        "held-out photograph trained on": ("if pair.clean not in gone", "if pair not in validation"),
+    },
     ("data/loading.py", "data/test_pairs"): {
         "weather by place, not name": ('mix(self.seed, "weather", pair.name)', 'mix(self.seed, "weather", index)'),
     },
-    ("data/pairs.py", "data/test_parts"): {
-        "held-out photograph trained on": ("if pair.clean not in gone", "if pair not in validation"),
+    ("data/pairs.py", "data/test_cards"): {
         "weight of joined parts not divided": ("part.weight * weight / sum(inner)", "part.weight * weight"),
     },
     ("data/images.py", "data/test_images"): {

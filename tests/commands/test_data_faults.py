@@ -129,12 +129,6 @@ def test_data_that_do_not_fit_are_reported_by_name(here, capsys, damage, argumen
     assert message in refusal(capsys, *arguments)
 
 
-def test_small_images_are_skipped_with_a_warning(here, capsys):
-    add_small()
-    assert run_train("data.on_small=skip", "data.num_validation=0", *ONE_STEP) == 0
-    assert capsys.readouterr().err.splitlines() == ["pairs: 1 of 12 pairs are smaller than the crop, left out"]
-
-
 def test_the_weather_card_is_trained_and_tested_with_its_own_weather(here, capsys):
     weather = ["data.train=weather", "data.test=weather", "data.weather=none", "data.num_validation=1"]
     assert run_train(*weather, "--dry-run") == 0
@@ -157,12 +151,6 @@ def test_changed_data_are_reported_and_the_run_goes_on(done, capsys):
     warning = "WARNING the training data changed since the last start (9 -> 11 pairs): their order is another one now"
     assert warning in capsys.readouterr().out.splitlines() and warning in (RUN / "log.txt").read_text()
     assert json.loads((RUN / "data.json").read_text())["num_pairs"] == 11
-
-
-def test_a_single_image_of_the_size_of_the_crop_trains(here, capsys):
-    image("one/only.png", 16, 16)
-    assert run_train("data.train=one", "data.weather=rain", "training.batch_size=5", *ONE_STEP) == 0
-    assert "one: 1 photographs with rendered rain to train on; 1 of 1 files in memory" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("more", ["x.png", "101 copy.png"])

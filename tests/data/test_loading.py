@@ -83,15 +83,6 @@ def test_a_sample_depends_on_its_position_not_on_the_batch(photographs, data_con
         assert same([joined([part for parts in zip(*ranks, strict=True) for part in parts])], [whole])
 
 
-def test_each_pass_takes_every_image_once_in_another_order(photographs, data_config):
-    names, other = (
-        joined(take(TrainingBatches(photographs, RAIN, data_config(), 7, 1, seed), 20)).names for seed in (0, 1)
-    )
-    passes = [tuple(names[start : start + 7]) for start in range(0, 140, 7)]
-    assert all(sorted(order) == [str(i) for i in range(7)] for order in passes)
-    assert len(set(passes)) > 15 and other != names
-
-
 def test_several_crops_of_an_image_are_neighbours_and_different(photographs, data_config):
     config = data_config(crops_per_image=3, augmentation="none")
     batch = joined(take(TrainingBatches(photographs, RAIN, config, 5, 1, seed=0), 21))

@@ -1,22 +1,15 @@
 """The order of training and the augmentation of a crop: addressed by place, uniform, alike for both images."""
 
 from collections import Counter
-from pathlib import Path
 from random import Random
 
 import pytest
 import torch
+from reading import parts_of
 
 from restore_diff.data.loading import BLOCK, Order, augment, pad_to, random_crops, share_out
 from restore_diff.data.names import DataError, PairPath
-from restore_diff.data.pairs import PairList
 from restore_diff.randomness import generator
-
-
-def listed(*num: int, weights: tuple[float, ...] = ()) -> PairList:
-    each = [(part, i) for part, count in enumerate(num) for i in range(count)]
-    pairs = [PairPath(None, Path(f"{part}/{i}"), f"{part}/{i}", None, part) for part, i in each]
-    return PairList("toy", tuple(pairs), weights=weights)
 
 
 def drawn(order: Order, first: int, last: int) -> list[PairPath]:
@@ -24,14 +17,14 @@ def drawn(order: Order, first: int, last: int) -> list[PairPath]:
 
 
 def test_without_parts_each_pass_is_the_permutation_of_its_number():
-    order = Order(listed(7), seed=3)
+    order = Order(parts_of(7), seed=3)
     for epoch in (0, 1, 5):
         expected = torch.randperm(7, generator=generator(3, "order", epoch)).tolist()
-        assert [int(pair.clean.name) for pair in drawn(order, 7 * epoch, 7 * epoch + 7)] == expected
+        assert [int(pair.clean.stem) for pair in drawn(order, 7 * epoch, 7 * epoch + 7)] == expected
 
 
 def test_every_block_holds_each_part_by_its_weight_in_another_order():
-    order = Order(listed(40, 3, 9, weights=(2, 0.5, 1.5)), seed=0)
+    order = Order(parts_of(40, 3, 9, weights=(2, 0.5, 1.5)), seed=0)
     blocks = [[pair.part for pair in drawn(order, b * BLOCK, (b + 1) * BLOCK)] for b in range(3)]
     assert all(Counter(block) == {0: 500, 1: 125, 2: 375} for block in blocks)
     assert blocks[0] != blocks[1] != blocks[2]
@@ -39,7 +32,7 @@ def test_every_block_holds_each_part_by_its_weight_in_another_order():
 
 
 def test_every_part_makes_whole_passes_of_its_own():
-    pairs = drawn(Order(listed(40, 3, 9, weights=(2, 0.5, 1.5)), seed=0), 0, 2 * BLOCK)
+    pairs = drawn(Order(parts_of(40, 3, 9, weights=(2, 0.5, 1.5)), seed=0), 0, 2 * BLOCK)
     for part, num in enumerate((40, 3, 9)):
         names = [pair.name for pair in pairs if pair.part == part]
         passes = [tuple(names[start : start + num]) for start in range(0, len(names) - num + 1, num)]
@@ -47,7 +40,7 @@ def test_every_part_makes_whole_passes_of_its_own():
 
 
 def test_a_place_can_be_entered_from_anywhere():
-    pairs = listed(5, 11, weights=(1, 3))
+    pairs = parts_of(5, 11, weights=(1, 3))
     whole = drawn(Order(pairs, seed=1), 0, 2500)
     for place in (2499, 1000, 999, 0, 1700):
         assert Order(pairs, seed=1).pair(place) == whole[place]
@@ -66,14 +59,14 @@ def test_shares_are_positive_integers_that_sum_up():
 
 def test_a_part_without_pairs_is_refused():
     with pytest.raises(DataError, match="toy, part 2: no pair is left to train on"):
-        Order(listed(3, 0, weights=(1, 1)), seed=0)
+        Order(parts_of(3, 0, weights=(1, 1)), seed=0)
     with pytest.raises(DataError, match="toy: no pair is left"):
-        Order(listed(0), seed=0)
+        Order(parts_of(0), seed=0)
 
 
 def test_the_fingerprint_depends_on_names_and_weights():
     cases = (((3, 4), (1, 1), 0), ((3, 4), (2, 2), 5), ((4, 4), (1, 1), 0), ((3, 4), (1, 2), 0))
-    prints = [Order(listed(*num, weights=weights), seed).fingerprint() for num, weights, seed in cases]
+    prints = [Order(parts_of(*num, weights=weights), seed).fingerprint() for num, weights, seed in cases]
     assert prints[0] == prints[1] and len(set(prints)) == 3
 
 
