@@ -248,7 +248,7 @@ MISTAKES: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
     ("training/run.py", "training/test_run_log"): {
         "lines after the resumed step kept": ("if _step_of(line) <= step", "if True"),
     },
-    ("data/loading.py", "data/test_order"): {
+    ("data/loading.py", "data/test_loading"): {
         "parts in one pass": (
             "block * self._counts[part] + int(earlier[offset])",
             "block * len(earlier) + int(earlier[offset])",
@@ -259,8 +259,6 @@ MISTAKES: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
             "_draw(height - size_px + 1, generator)",
             "_draw(height - size_px, generator) if height > size_px else 0",
         ),
-    },
-    ("data/loading.py", "data/test_loading"): {
         "augmentation by place in the batch": (
             'draw = generator(self.seed, "augment", position)',
             'draw = generator(self.seed, "augment", position - positions[0])',
