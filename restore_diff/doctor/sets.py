@@ -113,9 +113,9 @@ def _splits(source: str, root: Path) -> Sequence[Split | None]:
 
 def _splits_of_card(card: CardConfig, root: Path) -> Sequence[Split]:
     """The splits with files on the disk; without any, the last split of the card."""
-    known = {split: of_card for split in SPLITS if (of_card := getattr(card, split)) is not None}
-    found = [split for split, of_card in known.items() if of_card.parts or layout_on_disk(of_card, root)]
-    return found or list(known)[-1:]
+    known = [split for split in SPLITS if getattr(card, split) is not None]
+    found = [split for split in known if getattr(card, split).parts or layout_on_disk(getattr(card, split), root)]
+    return found or known[-1:]
 
 
 def _files_below(source: str, split: Split | None) -> tuple[PairPath, ...]:

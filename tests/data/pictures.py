@@ -27,6 +27,12 @@ def rewritten(path: Path, suffix: str) -> tuple[RasterImage, list[str], Path]:
     return image, write_image(out, image.pixels, like=image), out
 
 
+def exif_of(path: Path) -> Image.Exif:
+    exif = Image.Exif()
+    exif.load(decode(path).metadata.exif)
+    return exif
+
+
 def planes(path: Path) -> np.ndarray:
     """Decoded samples (H,W,C)."""
     return decode(path).samples.permute(1, 2, 0).numpy()

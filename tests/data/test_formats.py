@@ -11,7 +11,7 @@ import pillow_heif
 import pytest
 import tifffile  # scikit-image brings it
 import torch
-from pictures import ICC, noise, planes, refusal, saved
+from pictures import ICC, exif_of, noise, planes, refusal, saved
 from PIL import Image
 
 from restore_diff.data import decoding, encoding, formats, images, metadata, readers
@@ -73,8 +73,7 @@ def test_phone_files_are_written_in_their_format_upright_with_metadata(tmp_path,
     assert (again.samples.int() - (image.pixels * 255).round().int()).abs().float().mean() < 4
     assert again.metadata.icc_profile == ICC
     assert b"xmpmeta" in again.metadata.xmp and b'Orientation="6"' not in again.metadata.xmp
-    block = Image.Exif()
-    block.load(again.metadata.exif)
+    block = exif_of(tmp_path / f"out.{ending}")
     assert block[0x010F] == "Maker" and 0x0112 not in block
 
 
