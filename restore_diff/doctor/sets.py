@@ -114,7 +114,7 @@ def _splits(source: str, root: Path) -> Sequence[Split | None]:
 def _splits_of_card(card: CardConfig, root: Path) -> Sequence[Split]:
     """The splits with files on the disk; without any, the last split of the card."""
     known: list[Split] = [split for split in SPLITS if getattr(card, split) is not None]
-    found = [split for split in known if getattr(card, split).parts or layout_on_disk(getattr(card, split), root)]
+    found: list[Split] = [s for s in known if getattr(card, s).parts or layout_on_disk(getattr(card, s), root)]
     return found or known[-1:]
 
 
