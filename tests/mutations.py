@@ -248,7 +248,7 @@ MISTAKES: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
     ("training/run.py", "training/test_run_log"): {
         "lines after the resumed step kept": ("if _step_of(line) <= step", "if True"),
     },
-    ("data/loading.py", "data/test_order"): {
+    ("data/loading.py", "data/test_loading"): {
         "parts in one pass": (
             "block * self._counts[part] + int(earlier[offset])",
             "block * len(earlier) + int(earlier[offset])",
@@ -259,8 +259,6 @@ MISTAKES: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
             "_draw(height - size_px + 1, generator)",
             "_draw(height - size_px, generator) if height > size_px else 0",
         ),
-    },
-    ("data/loading.py", "data/test_loading"): {
         "augmentation by place in the batch": (
             'draw = generator(self.seed, "augment", position)',
             'draw = generator(self.seed, "augment", position - positions[0])',
@@ -274,11 +272,13 @@ MISTAKES: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
             "sampler=range(step, ENDLESS)",
         ),
     },
+    ("data/pairs.py", "data/test_pairs"): {
+        "held-out photograph trained on": ("if pair.clean not in gone", "if pair not in validation"),
+    },
     ("data/loading.py", "data/test_pairs"): {
         "weather by place, not name": ('mix(self.seed, "weather", pair.name)', 'mix(self.seed, "weather", index)'),
     },
-    ("data/pairs.py", "data/test_parts"): {
-        "held-out photograph trained on": ("if pair.clean not in gone", "if pair not in validation"),
+    ("data/pairs.py", "data/test_cards"): {
         "weight of joined parts not divided": ("part.weight * weight / sum(inner)", "part.weight * weight"),
     },
     ("data/images.py", "data/test_images"): {
