@@ -148,7 +148,7 @@ MISTAKES: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
     ("metrics/distribution.py", "metrics/test_no_reference"): {
         "range of 255": ("image[None] / 255", "image[None].float()"),
     },
-    ("evaluation/report.py", "evaluation/test_summary"): {
+    ("evaluation/report.py", "evaluation/test_report"): {
         "best seed instead of the mean": (
             "seeds.mean().item() for seeds in finite",
             "seeds.max().item() for seeds in finite",
