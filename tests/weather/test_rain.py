@@ -131,9 +131,3 @@ def test_a_soft_streak_fades_over_the_share_asked_for():
     """A smooth ramp carries half of the light of the stretch that it covers."""
     plain, soft = (light(rain(softness=share, density=0.001, brightness=0.2), num_images=16) for share in (0, 0.8))
     assert soft.mean() / plain.mean() == pytest.approx(1 - 0.8 / 2, rel=0.03)
-
-
-def test_light_grows_in_proportion_to_density():
-    for density in (0.0005, 0.002):
-        mean = light(rain(density=density, brightness=0.1), num_images=16).mean()
-        assert mean == pytest.approx(density * 0.1 * WIDTH_PX * LENGTH_PX, rel=0.06)

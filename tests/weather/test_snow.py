@@ -1,7 +1,6 @@
 """Snow: effect of each setting, measured on the images."""
 
 import math
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +123,6 @@ def test_the_opacity_of_flakes_is_independent_of_the_background():
 def test_the_cover_is_independent_of_size_blur_and_motion(changes: dict):
     mean = opacity(snow(**{"cover": 0.3, "opacity": 0.05} | changes), num_images=8).mean()
     assert mean == pytest.approx(0.3 * 0.05 * MEAN_THICKNESS, rel=0.05)
-
-
-def test_the_picture_is_covered_more_as_the_cover_grows():
-    means = [float(opacity(snow(cover=cover, size_px=6)).mean()) for cover in (0.01, 0.05, 0.2, 0.8)]
-    assert all(more > 2 * less for less, more in pairwise(means))
 
 
 @pytest.mark.parametrize("angle_deg", [-50.0, 0.0, 30.0])
