@@ -144,8 +144,6 @@ MISTAKES: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
     ("metrics/distribution.py", "metrics/test_distribution"): {
         "resized with antialiasing": ("antialias=False", "antialias=True"),
         "random subsets": ("torch.manual_seed(0)", "pass"),
-    },
-    ("metrics/distribution.py", "metrics/test_no_reference"): {
         "range of 255": ("image[None] / 255", "image[None].float()"),
     },
     ("evaluation/report.py", "evaluation/test_report"): {

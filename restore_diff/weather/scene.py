@@ -10,6 +10,8 @@ from restore_diff.randomness import generator
 from restore_diff.settings import HazeConfig, RainConfig, RaindropConfig, SnowConfig, range_names
 from restore_diff.tensors import Images
 
+WeatherConfig: TypeAlias = HazeConfig | RainConfig | RaindropConfig | SnowConfig
+
 Scene: TypeAlias = dict[str, Tensor]
 """One value per range of the settings, by name; scalars on the CPU."""
 
@@ -39,9 +41,7 @@ EXTREMES: dict[str, tuple[dict[str, tuple[float, float]], ...]] = {
 """Ranges that replace those of the settings in the share `extremes` of the images, one entry drawn for each image."""
 
 
-def drawn_ranges(
-    config: RainConfig | HazeConfig | SnowConfig | RaindropConfig, kind: str, seed: int
-) -> dict[str, tuple[float, float]]:
+def drawn_ranges(config: WeatherConfig, kind: str, seed: int) -> dict[str, tuple[float, float]]:
     """The ranges from which the image of this seed draws: those of the settings, or with an entry of EXTREMES."""
     ranges = {name: getattr(config, name) for name in range_names(config)}
     if config.extremes > 0:
@@ -52,10 +52,7 @@ def drawn_ranges(
 
 
 def draw_scenes(
-    clean: Images,
-    config: RainConfig | HazeConfig | SnowConfig | RaindropConfig,
-    kind: str,
-    seeds: Sequence[int],
+    clean: Images, config: WeatherConfig, kind: str, seeds: Sequence[int]
 ) -> tuple[list[Scene], list[torch.Generator]]:
     """Draw a scene per seed, uniformly; return them with the generators, which depend on (seed, kind) alone.
 
