@@ -49,8 +49,9 @@ def photographs(number: int, seed: int, brightness: float = 0.5) -> list[torch.T
 
 @pytest.fixture
 def metric(monkeypatch, tmp_path) -> InceptionDistance:
+    fid_module = pytest.importorskip("torchmetrics.image.fid")
     monkeypatch.setitem(sys.modules, "torch_fidelity", SimpleNamespace(__version__="0.4.0"))
-    monkeypatch.setattr(pytest.importorskip("torchmetrics.image.fid"), "NoTrainInceptionV3", Colours)
+    monkeypatch.setattr(fid_module, "NoTrainInceptionV3", Colours)
     monkeypatch.setattr(distribution._Given, "num_features", 6)
     monkeypatch.setattr(distribution, "cached_weights", lambda *args, **options: tmp_path / "weights.pth")
     (tmp_path / "weights.pth").touch()
