@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
@@ -34,6 +32,7 @@ from restore_diff.data.images import ImageError, read_image, read_rgb_uint8, wri
 from restore_diff.data.names import DataError, list_images
 from restore_diff.data.pairs import find_pairs
 from restore_diff.environment import environment, is_out_of_memory
+from restore_diff.evaluation.pictures import with_text
 from restore_diff.files import replace_atomically
 from restore_diff.randomness import mix
 from restore_diff.settings import DataConfig, Mixture, Weather, range_names
@@ -312,9 +311,7 @@ def _drawn(clean: Tensor, tile: Tile) -> Tensor:
     render = build.renderer(tile.config)
     assert render is not None, "a tile has weather"
     padded = F.pad(render(clean[None], [tile.seed])[0].cpu(), (0, 0, CAPTION_PX, 0), value=1.0)
-    image = to_pil_image(padded)
-    ImageDraw.Draw(image).text((1, 1), tile.caption, fill=(0, 0, 0))
-    return pil_to_tensor(image).float() / 255
+    return with_text(padded, tile.caption, 1)
 
 
 def _thumbnail(image: Tensor) -> Tensor:

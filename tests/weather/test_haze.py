@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from still import fixed, photographs
 from torch import Tensor
 
 from restore_diff.settings import HazeConfig
@@ -17,12 +18,7 @@ DENSE = 20.0
 
 
 def haze(**changes: float | tuple[float, float]) -> HazeConfig:
-    values = PLAIN | changes
-    return HazeConfig(**{name: v if isinstance(v, tuple) else (v, v) for name, v in values.items()})
-
-
-def photographs(num_images: int, height: int = 40, width: int = 56) -> Tensor:
-    return torch.rand(num_images, 3, height, width, generator=torch.Generator().manual_seed(1))
+    return fixed(HazeConfig, PLAIN | changes)
 
 
 def ramps(num_images: int, height: int = 40, width: int = 56) -> Tensor:

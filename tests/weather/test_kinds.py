@@ -5,6 +5,7 @@ from itertools import combinations
 import pytest
 import torch
 from pydantic import ValidationError
+from still import fixed, photographs
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -15,10 +16,6 @@ from restore_diff.weather.scene import EXTREMES, drawn_ranges
 
 NAMES = ("rain", "haze", "snow", "raindrop")
 KINDS = pytest.mark.parametrize("kind", [WEATHERS[name] for name in NAMES], ids=NAMES)
-
-
-def photographs(num_images: int, height: int = 40, width: int = 56) -> Tensor:
-    return torch.rand(num_images, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
 @KINDS
@@ -84,7 +81,7 @@ def test_rendering_in_parts_leaves_no_seam(kind: Kind, monkeypatch):
 @pytest.mark.parametrize("name", ["rain", "snow"])
 def test_mist_hides_scene_and_particles_alike(name: str):
     kind, clean = WEATHERS[name], photographs(2) * 0.1
-    dry, veiled = (kind.settings(brightness=(0.5, 0.5), veil=(v, v), airlight=(0.8, 0.8)) for v in (0.0, 0.3))
+    dry, veiled = (fixed(kind.settings, {"brightness": 0.5, "veil": v, "airlight": 0.8}) for v in (0, 0.3))
     expected = kind.render(clean, dry, [0, 1]) * 0.7 + 0.8 * 0.3
     torch.testing.assert_close(kind.render(clean, veiled, [0, 1]), expected)
 
@@ -97,10 +94,11 @@ CROPPED = {
 
 @pytest.mark.parametrize("name", CROPPED)
 def test_a_crop_holds_as_much_as_a_whole_photograph_up_to_its_border(name: str):
-    kind, ranges = WEATHERS[name], {setting: (v, v) for setting, v in {"angle_deg": 25, **CROPPED[name]}.items()}
+    kind = WEATHERS[name]
+    config = fixed(kind.settings, {"angle_deg": 25, **CROPPED[name]})
 
     def light(num_images: int, size: int) -> Tensor:
-        return kind.render(torch.zeros(num_images, 3, size, size), kind.settings(**ranges), range(num_images))[:, 2]
+        return kind.render(torch.zeros(num_images, 3, size, size), config, range(num_images))[:, 2]
 
     whole, crops, pixels = light(10, 256), light(400, 32), light(1500, 1)
     borders = crops[:, :3], crops[:, -3:], crops[:, :, :3], crops[:, :, -3:]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from skimage.measure import label, regionprops
+from still import fixed, photographs, whole_regions
 from torch import Tensor
 
 from restore_diff.settings import RainConfig
@@ -30,8 +30,7 @@ STILL = {
 
 
 def rain(**changes: float | tuple[float, float]) -> RainConfig:
-    values = STILL | changes
-    return RainConfig(**{name: v if isinstance(v, tuple) else (v, v) for name, v in values.items()})
+    return fixed(RainConfig, STILL | changes)
 
 
 def light(config: RainConfig, num_images: int = 4, size: int = 256, first_seed: int = 0) -> Tensor:
@@ -41,14 +40,7 @@ def light(config: RainConfig, num_images: int = 4, size: int = 256, first_seed: 
 
 
 def whole_streaks(pictures: Tensor, threshold: float = BRIGHTNESS / 2) -> list:
-    """Regions brighter than the threshold that lie inside of their picture."""
-    size = pictures.shape[-1]
-    regions = [r for p in pictures for r in regionprops(label((p > threshold).numpy()), p.numpy())]
-    return [r for r in regions if min(r.bbox) > 0 and max(r.bbox) < size]
-
-
-def photographs(num_images: int, height: int = 40, width: int = 56) -> Tensor:
-    return torch.rand(num_images, 3, height, width, generator=torch.Generator().manual_seed(1))
+    return whole_regions(pictures, threshold)
 
 
 def test_light_is_only_added_and_stays_in_range():

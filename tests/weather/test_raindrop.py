@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from skimage.measure import label, regionprops
+from still import fixed, photographs, whole_regions
 from torch import Tensor
 
 from restore_diff.settings import RaindropConfig
@@ -32,8 +33,7 @@ STILL = {
 
 
 def glass(**changes: float | tuple[float, float]) -> RaindropConfig:
-    values = STILL | changes
-    return RaindropConfig(**{name: v if isinstance(v, tuple) else (v, v) for name, v in values.items()})
+    return fixed(RaindropConfig, STILL | changes)
 
 
 def water(num_images: int = 4, size: int = 192, **changes: float) -> Tensor:
@@ -66,10 +66,6 @@ def drops_on(
             found.append((degraded[:, top:bottom, left:right], torch.arange(top, bottom) - r.centroid[0]))
     assert len(found) > 2
     return found
-
-
-def photographs(num_images: int, height: int = 40, width: int = 56) -> Tensor:
-    return torch.rand(num_images, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
 def test_without_drops_a_photograph_stays_as_it_is():
@@ -192,10 +188,7 @@ def test_opacity_is_the_share_of_the_scene_that_drops_hide():
 
 def test_defocus_blurs_drops_by_a_disc_and_keeps_their_sum():
     sharp, blurred = (water(radius_px=3, covered=0.003, blur_px=blur_px) for blur_px in (NO_BLUR, 12))
-    regions = [
-        r for p in blurred for r in regionprops(label((p > 0.02).numpy())) if min(r.bbox) > 0 and max(r.bbox) < 192
-    ]
-    assert min(r.area for r in regions) == pytest.approx(math.pi * 12**2, rel=0.15)
+    assert min(r.area for r in whole_regions(blurred, 0.02)) == pytest.approx(math.pi * 12**2, rel=0.15)
     assert blurred.mean() == pytest.approx(float(sharp.mean()), rel=0.1)
     assert blurred.max() < 3 * (3 / 12) ** 2
 

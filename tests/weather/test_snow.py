@@ -2,11 +2,10 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from skimage.measure import label, regionprops
+from still import fixed, photographs, whole_regions
 from torch import Tensor
 
 from restore_diff.data.images import write_image
@@ -36,9 +35,7 @@ STILL = {
 
 
 def snow(**changes: float | tuple[float, float]) -> SnowConfig:
-    values = STILL | changes
-    ranges: dict[str, Any] = {name: v if isinstance(v, tuple) else (v, v) for name, v in values.items()}
-    return SnowConfig(**ranges)
+    return fixed(SnowConfig, STILL | changes)
 
 
 def opacity(config: SnowConfig, num_images: int = 4, size: int = 256) -> Tensor:
@@ -47,10 +44,8 @@ def opacity(config: SnowConfig, num_images: int = 4, size: int = 256) -> Tensor:
 
 
 def whole_flakes(pictures: Tensor) -> list:
-    """Flakes, or several that touch, that lie inside of their picture."""
-    size = pictures.shape[-1]
-    regions = [r for p in pictures for r in regionprops(label((p > 1e-6).numpy()), p.numpy())]
-    return [r for r in regions if min(r.bbox) > 0 and max(r.bbox) < size]
+    """Flakes, or several that touch."""
+    return whole_regions(pictures, 1e-6)
 
 
 def variances(flake) -> tuple[float, float]:
@@ -63,10 +58,6 @@ def variances(flake) -> tuple[float, float]:
 
 def median(values: list[float]) -> float:
     return float(torch.tensor(values).median())
-
-
-def photographs(num_images: int, height: int = 40, width: int = 56) -> Tensor:
-    return torch.rand(num_images, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture
