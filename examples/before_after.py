@@ -20,7 +20,7 @@ SIDE = 300
 
 
 def main(path: str) -> None:
-    restorer, _ = load_restorer(SHIPPED_NAME, device="cpu", quality="best")
+    restorer, _ = load_restorer(SHIPPED_NAME, device="cpu")
     rows = []
     for seed, (weather, photograph) in enumerate(SCENES.items()):
         clean = torch.from_numpy(photograph().copy()).permute(2, 0, 1)[None, :3, :SIDE, 100 : 100 + SIDE] / 255

@@ -130,7 +130,7 @@ def load(
     """Load a restorer from "shipped", a run folder, a checkpoint, a weights file, a .pth.tar of WeatherDiffusion, or
     "hub:owner/name".
 
-    `quality`: "fast", "balanced" or "best". `overrides`: settings such as "sampler.num_steps=4". `zero_shot`: task of
+    `quality`: "fast" or "balanced". `overrides`: settings such as "sampler.num_steps=4". `zero_shot`: task of
     an unconditional network: "inpaint:MASK" (a file, white: fill in), "inpaint" (of floats, NaN: fill in), "sr:FACTOR",
     "deblur:SIGMA" (in px) or "colorize". Loading the same source again does not read it again. Raises ValueError
     (WeightsError, ConfigError, DeviceError, MaskError) in one sentence.

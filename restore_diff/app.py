@@ -42,8 +42,12 @@ SAMPLES = (0, 1, 2, 4, 8, 16)
 HIGHLIGHT = torch.tensor([1.0, 0.0, 0.55])[:, None, None]
 CSS = ".grid-wrap.fixed-height { min-height: 0 }"
 MOVE_DIVIDER = "position => ({__type__: 'update', slider_position: position})"
-WORDS = {"auto": "detect in each photograph", "none": "no weather", "unknown": "I do not know"}
-WORDS |= {"raindrop": "raindrops on the lens", "best": "best (slow)"}
+WORDS = {
+    "auto": "detect in each photograph",
+    "none": "no weather",
+    "unknown": "I do not know",
+    "raindrop": "raindrops on the lens",
+}
 Progress = Callable[[float, str], object]
 """(share of the work that is done, from 0 to 1; what is being done)."""
 

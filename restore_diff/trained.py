@@ -352,21 +352,18 @@ def with_overrides(config: ExperimentConfig, **values: Any) -> ExperimentConfig:
     return config_from_dict(plain)
 
 
-QUALITIES = ("fast", "balanced", "best")
+QUALITIES = ("fast", "balanced")
 
 DIRECT: dict[str, dict[str, Any]] = {
     "fast": {"sampler__num_steps": 1, "sampler__num_samples": 1},
     "balanced": {},
-    "best": {"sampler__num_steps": 1, "sampler__num_samples": 8, "sampler__mirror": True},
 }
 """For networks that put out the clean image, or a residual: one step is a restoration already. More
-are no better with the weights that ship (docs/results/sampling.md), and little better with others
-(docs/results/solvers.md). "best" is twice the time of "balanced" there, for 0.002 dB."""
+are no better with the weights that ship, nor are more samples (docs/results/sampling.md)."""
 
 STEPWISE: dict[str, dict[str, Any]] = {
     "fast": {"sampler__num_steps": 5, "sampler__spacing": "trailing", "sampler__clip": True, "tiling__grid": "shifted"},
     "balanced": {"sampler__num_steps": 10, "sampler__spacing": "trailing", "sampler__clip": True},
-    "best": {"sampler__num_steps": 25, "sampler__num_samples": 4, "sampler__mirror": True},
 }
 """For networks that put out epsilon or velocity: they need steps."""
 
@@ -374,13 +371,13 @@ STEPWISE: dict[str, dict[str, Any]] = {
 def at_quality(config: ExperimentConfig, quality: str) -> ExperimentConfig:
     """The config with what that quality sets; "balanced" is the config's own choice where its network is direct.
 
-    Tiles of a stepwise network overlap by a quarter, for "best" by a half, and fade smoothly.
+    Tiles of a stepwise network overlap by a quarter and fade smoothly.
     """
     if quality not in QUALITIES:
         raise ConfigError([f"quality: must be one of {', '.join(QUALITIES)}, got {quality}"])
     direct = config.diffusion.prediction in ("clean", "residual")
     changes = (DIRECT if direct else STEPWISE)[quality]
     if not direct:
-        overlap = config.tiling.tile_size_px // (2 if quality == "best" else 4)
+        overlap = config.tiling.tile_size_px // 4
         changes = {**changes, "tiling__window": "hann", "tiling__tile_overlap_px": overlap}
     return with_overrides(config, **changes)

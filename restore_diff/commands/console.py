@@ -33,7 +33,7 @@ TERMINATED = 143
 USER_ERRORS = (UserError, OSError)
 """Printed in one line each, without a traceback."""
 
-QUALITIES = ("fast", "balanced", "best")
+QUALITIES = ("fast", "balanced")
 SAMPLERS = ("ddim", "dpm++2m", "unipc", "heun")
 WEATHERS = ("auto", "rain", "haze", "snow", "raindrop", "rain+haze", "snow+haze", "rain+raindrop", "none", "unknown")
 PLUGIN = "Python file that adds what the checkpoint's config names; may be given again"
