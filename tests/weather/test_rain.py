@@ -83,8 +83,9 @@ def test_a_streak_has_the_length_asked_for():
 
 
 @pytest.mark.parametrize(("width_px", "blur_px"), [(0.5, 0.5), (0.5, 2), (4, 0.5), (8, 2)])
-def test_a_streak_carries_the_light_of_its_width_whatever_the_blur(width_px: float, blur_px: float):
-    lit = light(rain(width_px=width_px, blur_px=blur_px, density=0.0008, brightness=0.1), num_images=16)
+def test_a_streak_carries_the_light_of_its_width_whatever_its_blur_and_tilt(width_px: float, blur_px: float):
+    config = rain(width_px=width_px, blur_px=blur_px, angle_deg=60, density=0.0008, brightness=0.1)
+    lit = light(config, num_images=16)
     num_streaks = lit.numel() * 0.0008
     assert lit.sum() / num_streaks == pytest.approx(0.1 * width_px * LENGTH_PX, rel=0.06)
 
