@@ -109,15 +109,15 @@ MISTAKES: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
     },
     ("diffusion/samplers.py", "diffusion/test_samplers"): {
         "epsilon not derived from the clipped image": (
-            "Estimate(clean, implied_epsilon(clean, x_t, *levels))",
-            "Estimate(clean, implied_epsilon(3 * clean, x_t, *levels))",
+            "epsilon = implied_epsilon(clean, x_t, *levels)",
+            "epsilon = implied_epsilon(3 * clean, x_t, *levels)",
         ),
         "fresh noise on top": ("math.sqrt(max(following.noise**2 - fresh_variance, 0.0))", "following.noise"),
     },
     ("diffusion/samplers.py", "diffusion/test_solvers"): {
         "start without the signal level": (
-            "level.signal * degraded.to(x_t.dtype) + level.noise * x_t",
-            "degraded.to(x_t.dtype) + level.noise * x_t",
+            "first.signal * degraded.to(epsilon.dtype) + first.noise * epsilon",
+            "degraded.to(epsilon.dtype) + first.noise * epsilon",
         ),
         "Heun without the first slope": ("slope * (found.epsilon + later) / 2", "slope * later"),
         "multistep of even steps": ("(2 * _ratio(before, level, following))", "2"),

@@ -37,6 +37,14 @@ def sinusoids(t: Timesteps, num_channels: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
+def check_labels(config: NetworkConfig) -> None:
+    """Raise ValueError for labels that a hint cannot hold, and for detection without a hint."""
+    if config.recognise and not config.hint:
+        raise ValueError("recognise=true needs hint=true: the detected weather becomes the hint")
+    if config.labels[0] != "none":
+        raise ValueError(f"labels must begin with none, got {', '.join(config.labels)}")
+
+
 def check_inputs(config: NetworkConfig, size_multiple: int, x_t: Images, t: Timesteps, degraded: Images | None) -> None:
     """Raise ValueError for a condition that is missing, superfluous or of another shape, and for a wrong size."""
     batch, channels, height, width = x_t.shape
@@ -50,6 +58,12 @@ def check_inputs(config: NetworkConfig, size_multiple: int, x_t: Images, t: Time
         raise ValueError(f"t must have one entry per image, ({batch},), got {tuple(t.shape)}")
     if height % size_multiple or width % size_multiple:
         raise ValueError(f"height and width must be multiples of {size_multiple}, got {height} x {width}")
+
+
+def stacked(config: NetworkConfig, x_t: Images, degraded: Images | None, dtype: torch.dtype) -> Images:
+    """cat([degraded, x_t]) with space folded into channels by `unshuffle`: the input of the first convolution."""
+    images = x_t if degraded is None else torch.cat([degraded, x_t], dim=1)
+    return F.pixel_unshuffle(images.to(dtype), config.unshuffle)
 
 
 class TimeEmbedding(nn.Module):

@@ -23,7 +23,7 @@ from restore_diff.diffusion.guidance import (
 )
 from restore_diff.diffusion.operators import operator_of
 from restore_diff.diffusion.prediction import Estimate
-from restore_diff.diffusion.samplers import SAMPLERS, Denoise, Denoiser
+from restore_diff.diffusion.samplers import SAMPLERS, Denoiser
 from restore_diff.diffusion.schedule import Level, NoiseSchedule
 from restore_diff.registry import make
 from restore_diff.restoration.tiling import TiledPredictor
@@ -84,7 +84,7 @@ def example(task, batch=2, side=6):
 
 
 def denoise_at(level, predictor, degraded):
-    return Denoise(Denoiser("clean", SamplerConfig(clip=False)), predictor, level, degraded)
+    return Denoiser(predictor, "clean", False, level, degraded)
 
 
 @pytest.mark.parametrize("scale", [0.5, 2.0])

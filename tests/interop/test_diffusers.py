@@ -11,7 +11,8 @@ from restore_diff.checkpoint import Weights
 from restore_diff.config import ExperimentConfig, config_from_dict
 from restore_diff.diffusion.samplers import DDIMSampler
 from restore_diff.diffusion.schedule import NoiseSchedule
-from restore_diff.interop.diffusers import DiffusersError, read_diffusers, save_diffusers, unet2d_config
+from restore_diff.errors import UserError
+from restore_diff.interop.diffusers import read_diffusers, save_diffusers, unet2d_config
 from restore_diff.models.unet import UNet
 from restore_diff.settings import NetworkConfig, SamplerConfig, ScheduleConfig
 from restore_diff.trained import load_experiment
@@ -194,7 +195,7 @@ def test_a_network_without_an_equal_here_is_refused_in_one_line(file, changes, r
     read_diffusers(tmp_path)
     content = json.loads((tmp_path / file).read_text())
     (tmp_path / file).write_text(json.dumps(content | changes))
-    with pytest.raises(DiffusersError, match=reason) as caught:
+    with pytest.raises(UserError, match=reason) as caught:
         read_diffusers(tmp_path)
     assert str(caught.value).startswith(f"{tmp_path}: not a network of this project: ")
     assert "\n" not in str(caught.value)
@@ -210,17 +211,17 @@ def test_missing_and_damaged_files_of_a_folder_are_named(tmp_path):
         save_diffusers(tmp_path, config, weights)
         save_file(weights.tensors, tmp_path / "diffusion_pytorch_model.safetensors")
         (tmp_path / name).unlink()
-        with pytest.raises(DiffusersError, match=message):
+        with pytest.raises(UserError, match=message):
             read_diffusers(tmp_path)
     save_diffusers(tmp_path, config, weights)
     (tmp_path / "diffusion_pytorch_model.safetensors").write_bytes(b"PK\3\4 not weights")
-    with pytest.raises(DiffusersError, match="not a network of this project"):
+    with pytest.raises(UserError, match="not a network of this project"):
         read_diffusers(tmp_path)
 
 
 def test_a_pixel_unshuffle_is_refused_and_nothing_is_written(tmp_path):
     config, weights = trained({"unshuffle": 2})
-    with pytest.raises(DiffusersError, match=r"does not support model\.unshuffle=2; use export onnx$"):
+    with pytest.raises(UserError, match=r"does not support model\.unshuffle=2; use export onnx$"):
         save_diffusers(tmp_path / "net", config, weights)
     assert not (tmp_path / "net").exists()
 
