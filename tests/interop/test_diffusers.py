@@ -23,6 +23,12 @@ NETWORKS = {
     "one head": {"attention_levels": [0, 2], "head_channels": 0},
     "no attention, two blocks": {"attention_levels": [], "mid_attention": False, "num_blocks": 2, "dropout": 0.1},
     "attention at a level alone": {"attention_levels": [1], "mid_attention": False},
+    "heads of 64, four levels": {
+        "base_channels": 64,
+        "channel_multipliers": [1, 1, 1, 2],
+        "attention_levels": [2],
+        "head_channels": 64,
+    },
     "one level": {"channel_multipliers": [2], "attention_levels": [0]},
     "narrowing": {"channel_multipliers": [2, 1, 3], "attention_levels": []},
 }
