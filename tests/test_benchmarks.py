@@ -21,37 +21,16 @@ def load(monkeypatch):
     return importlib.import_module
 
 
-@pytest.fixture
-def gpu(load):
-    return load("gpu")
-
-
-@pytest.fixture
-def recognition(load):
-    return load("recognition")
-
-
-@pytest.fixture
-def solvers(load):
-    return load("solvers")
+gpu = pytest.fixture(lambda load: load("gpu"), name="gpu")
+recognition = pytest.fixture(lambda load: load("recognition"), name="recognition")
+solvers = pytest.fixture(lambda load: load("solvers"), name="solvers")
 
 
 def test_gpu_measures_every_part_and_writes_json_and_the_section(gpu, tmp_path):
     doc, out = tmp_path / "speed.md", tmp_path / "gpu.json"
     doc.write_text(f"# Speed\n\n{gpu.HEADING}\n\nold numbers\n\n## Later\n\nstays\n")
     parts = [part for part in gpu.PARTS if part != "tests"]  # pytest within pytest
-    options = [
-        "--networks",
-        "base",
-        "--precisions",
-        "bfloat16",
-        "--modes",
-        "eager",
-        "--out",
-        str(out),
-        "--doc",
-        str(doc),
-    ]
+    options = ["--networks", "base", "--precisions", "bfloat16", "--modes", "eager"]
     result = gpu.main(["--device", "cpu", "--tiny", "--only", *parts, *options, "--out", str(out), "--doc", str(doc)])
     assert json.loads(out.read_text()) == result
     rows = {part: len(result[part]) for part in parts}

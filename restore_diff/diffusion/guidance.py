@@ -1,4 +1,8 @@
-"""Guidance: change each estimate of a sampler towards a label, a score, or a measured image, without training anew."""
+"""Guidance: change each estimate of a sampler towards a label, a score, or a measured image, without training anew.
+
+All images are in [-1, 1]. x_t = signal * clean + noise * epsilon stays as it is, so that a change of the clean image by
+d changes epsilon by -d * signal / noise.
+"""
 
 import math
 from collections.abc import Callable
