@@ -15,16 +15,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = (
-    "docs",
-    "restore_diff",
-    "tests",
-    "configs",
-    "datasets",
-    "pyproject.toml",
-    "setup.cfg",
-    "train.py",
-    "test.py",
-    "restore.py",
+    *("docs", "restore_diff", "tests", "configs", "datasets"),
+    *("pyproject.toml", "setup.cfg", "train.py", "test.py", "restore.py"),
 )
 TIMEOUT_S = 300
 
@@ -46,7 +38,7 @@ MISTAKES: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
     ("diffusion/prediction.py", "diffusion/test_samplers"): {
         "state in the precision of the network": ("return output.to(state.dtype)", "return output"),
     },
-    ("diffusion/prediction.py", "diffusion/test_gaussian"): {
+    ("diffusion/prediction.py", "diffusion/test_loss"): {
         "error of the clean image as that of epsilon": (
             "return signal / noise * (read.clean(output, x_t, signal, noise, degraded) - clean)",
             "return read.clean(output, x_t, signal, noise, degraded) - clean",
@@ -71,14 +63,12 @@ MISTAKES: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
         "unknown pixels measured": ("torch.where(degraded.isnan(),", "torch.where(degraded.isinf(),"),
         "blur by twice the variance": ("-2 * (math.pi * sigma) ** 2", "-4 * (math.pi * sigma) ** 2"),
     },
-    ("diffusion/loss.py", "diffusion/test_gaussian"): {
+    ("diffusion/loss.py", "diffusion/test_loss"): {
         "weight of the clean image": (
             "return snr.clamp(self.config.snr_min, self.config.snr_max) / snr",
             "return snr.clamp(self.config.snr_min, self.config.snr_max)",
         ),
         "relative floor of absolute errors": ("_mean((degraded - clean).square())", "_mean((degraded - clean).abs())"),
-    },
-    ("diffusion/loss.py", "diffusion/test_draws"): {
         "timesteps equal at every step": (
             'stream = generator(seed, "timesteps", step)',
             'stream = generator(seed, "timesteps")',
@@ -102,22 +92,18 @@ MISTAKES: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
             "[round(num_timesteps * left / num_steps) for left in",
         ),
         "noise left at the end": ("Level(t=-1, signal=1.0, noise=0.0)", "Level(t=-1, signal=0.99995, noise=0.01)"),
-    },
-    ("diffusion/schedule.py", "diffusion/test_solvers"): {
         "early stop too late": ("if t <= config.stop_t", "if t < config.stop_t - 50"),
         "equal steps on an uneven ladder": ("min(nearest[place], nearest[place - 1] - 1)", "nearest[place]"),
     },
     ("diffusion/samplers.py", "diffusion/test_samplers"): {
         "epsilon not derived from the clipped image": (
-            "Estimate(clean, implied_epsilon(clean, x_t, *levels))",
-            "Estimate(clean, implied_epsilon(3 * clean, x_t, *levels))",
+            "epsilon = implied_epsilon(clean, x_t, *levels)",
+            "epsilon = implied_epsilon(3 * clean, x_t, *levels)",
         ),
         "fresh noise on top": ("math.sqrt(max(following.noise**2 - fresh_variance, 0.0))", "following.noise"),
-    },
-    ("diffusion/samplers.py", "diffusion/test_solvers"): {
         "start without the signal level": (
-            "level.signal * degraded.to(x_t.dtype) + level.noise * x_t",
-            "degraded.to(x_t.dtype) + level.noise * x_t",
+            "first.signal * degraded.to(epsilon.dtype) + first.noise * epsilon",
+            "degraded.to(epsilon.dtype) + first.noise * epsilon",
         ),
         "Heun without the first slope": ("slope * (found.epsilon + later) / 2", "slope * later"),
         "multistep of even steps": ("(2 * _ratio(before, level, following))", "2"),
@@ -334,19 +320,9 @@ def _run(trees: "queue.SimpleQueue[Path]", tests: str, file: str = "", old: str 
     try:
         if file:
             source.write_text(text.replace(old, new))
-        command = [
-            sys.executable,
-            "-B",
-            "-m",
-            "pytest",
-            "-x",
-            "-n",
-            "0",
-            "--assert=plain",  # no comparison of long sequences, which takes minutes
-            "-p",
-            "no:cacheprovider",
-            tests,
-        ]
+        # Plain asserts: no comparison of long sequences, which takes minutes.
+        options = ["-x", "-n", "0", "--assert=plain", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-B", "-m", "pytest", *options, tests]
         environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             command, cwd=tree, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
