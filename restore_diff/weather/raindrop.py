@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from restore_diff.settings import RaindropConfig
 from restore_diff.tensors import Images
 from restore_diff.weather.particles import MAX_DEVIATION, Particles, join, paint
-from restore_diff.weather.scene import Scene, draw_scenes, stacked
+from restore_diff.weather.scene import EXTREMES, Scene, draw_scenes, stacked
 
 BUMPS = torch.tensor([0.3, 0.2, 0.12])
 """Maximum amplitude of the harmonics 2, 3 and 4 of the outline, as a share of the radius."""
@@ -221,7 +221,8 @@ def render_raindrops(clean: Images, config: RaindropConfig, seeds: Sequence[int]
     drops = [draw_drops(scene, height, width, random) for scene, random in zip(scenes, randoms, strict=True)]
     scene = stacked(scenes, clean)
     small = _shrink(clean.float(), scene["smear_px"], config.smear_px[1])
-    margin = math.ceil(config.blur_px[1])
+    extreme_px = EXTREMES["raindrop"][0]["blur_px"][1] if config.extremes else 0.0
+    margin = math.ceil(max(config.blur_px[1], extreme_px))  # by the settings, so that no other image changes this one
     degraded = clean.clone()
     for window in _windows(height, width):
         wide = Window(window.top - margin, window.left - margin, window.height + 2 * margin, window.width + 2 * margin)

@@ -193,6 +193,15 @@ def test_defocus_blurs_drops_by_a_disc_and_keeps_their_sum():
     assert blurred.max() < 3 * (3 / 12) ** 2
 
 
+def test_the_blur_of_an_extreme_drop_does_not_reach_the_opposite_side():
+    clean = photographs(4, 64)
+    narrow, wide = (RaindropConfig(extremes=1, blur_px=(2, largest)) for largest in (3, 60))
+    seeds = list(range(len(clean)))
+    torch.testing.assert_close(
+        render_raindrops(clean, narrow, seeds), render_raindrops(clean, wide, seeds), rtol=0, atol=1e-5
+    )
+
+
 def test_a_large_drop_absorbs_a_small_one():
     def place(*radii: float) -> Tensor:
         x, size, flat = torch.tensor([30.0, 40.0])[: len(radii)], torch.tensor(radii), torch.zeros(len(radii), 3)
