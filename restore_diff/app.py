@@ -24,7 +24,6 @@ from restore_diff import trained
 from restore_diff.commands.console import QUALITIES, WEATHERS
 from restore_diff.data.images import RasterImage, read_image, write_image
 from restore_diff.data.metadata import STRIPPED
-from restore_diff.data.names import is_image
 from restore_diff.errors import UserError
 from restore_diff.labels import decided
 from restore_diff.restoration.folder import WHITE_UNCERTAINTY, restore_folder
@@ -100,7 +99,7 @@ class Service:
         work = Path(mkdtemp(dir=self.folder))
         place(uploads, work / "photographs")
         several = config.sampler.num_samples > 1
-        plan = plan_jobs([str(work / "photographs")], work / "restored", Naming(), is_image, uncertainty=several)
+        plan = plan_jobs([str(work / "photographs")], work / "restored", uncertainty=several)
         yield from (f"{path.name}: {reason}" for path, reason in plan.sources.unreadable + plan.sources.unsupported)
         yield from (f"{number} ignored, not an image: {kind}" for kind, number in plan.sources.ignored.most_common())
         for index, job in enumerate(plan.jobs):

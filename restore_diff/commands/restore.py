@@ -45,7 +45,6 @@ from restore_diff.commands.console import (
     tile,
 )
 from restore_diff.data.formats import FORMATS
-from restore_diff.data.names import is_image
 from restore_diff.errors import UserError
 from restore_diff.files import printable, remove_abandoned, replace_atomically
 from restore_diff.restoration.sources import Naming, Plan, PlanError, Shard, plan_jobs
@@ -320,7 +319,6 @@ def _plan(args: argparse.Namespace, rank: int, num_ranks: int) -> Plan:
         args.input,
         args.output,
         Naming(args.ext, args.suffix),
-        is_image,
         recursive=args.recursive,
         overwrite=args.overwrite,
         compare=args.compare,

@@ -6,15 +6,15 @@ import os
 import stat
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from functools import partial
 from hashlib import blake2b
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from restore_diff.data.formats import IMAGE_ENDINGS, RAW_ENDINGS, why_ignored
+from restore_diff.data.names import is_image
 from restore_diff.errors import UserError
 
 WRITTEN_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".avif", ".heic", ".heif"})
@@ -25,9 +25,6 @@ COMPARISONS = "comparisons"
 
 UNCERTAINTY = "uncertainty"
 """Folder below the output folder that mirrors it with per-pixel uncertainty maps."""
-
-IsImage = Callable[[Path], bool]
-"""Whether the content of a file is an image."""
 
 
 class PlanError(UserError):
@@ -60,11 +57,11 @@ class Sources:
         self.unsupported += found.unsupported
 
 
-def scan_folder(root: Path, excluded: Path, is_image: IsImage, recursive: bool) -> Sources:
+def scan_folder(root: Path, excluded: Path, recursive: bool) -> Sources:
     """Find the images below `root`, but not below `excluded`, by folder and name, named relative to `root`.
 
     Hidden files and folders, links to folders, broken links, special files and other files are ignored and counted.
-    `is_image` decides about files without the ending of an image.
+    The content decides about files without the ending of an image.
     """
     found = Sources()
 
@@ -80,7 +77,7 @@ def scan_folder(root: Path, excluded: Path, is_image: IsImage, recursive: bool) 
         found.ignored.update(kind for kind in kinds.values() if kind)
         for path in (folder / child for child in sorted(files)):
             try:
-                kind = _kind_of_ignored_file(path, is_image)
+                kind = _kind_of_ignored_file(path)
                 reason = "" if kind in ("hidden", "broken link", "special file") else why_ignored(path)
             except OSError as error:
                 note_unreadable(error)
@@ -105,7 +102,7 @@ def _kind_of_ignored_folder(folder: Path) -> str:
     return "linked folder" if folder.is_symlink() else ""
 
 
-def _kind_of_ignored_file(path: Path, is_image: IsImage) -> str:
+def _kind_of_ignored_file(path: Path) -> str:
     """Why a file is not restored, or "". Raises OSError if its content is needed and cannot be read."""
     if path.name.startswith("."):
         return "hidden"
@@ -122,7 +119,7 @@ def _kind_of_ignored_file(path: Path, is_image: IsImage) -> str:
     return path.suffix.lower() or "without ending"
 
 
-def find_sources(inputs: Sequence[str], output: Path, is_image: IsImage, recursive: bool = True) -> Sources:
+def find_sources(inputs: Sequence[str], output: Path, recursive: bool = True) -> Sources:
     """Find the images of `inputs`; each is one of
 
     - a file, placed in the output folder by its name;
@@ -138,43 +135,43 @@ def find_sources(inputs: Sequence[str], output: Path, is_image: IsImage, recursi
     for text in inputs:
         if text.startswith("@"):
             for line in _lines(Path(text[1:])):
-                _add_listed(sources, line, partial(_scan, output, is_image, recursive))
+                _add_listed(sources, line, output, recursive)
         elif glob.has_magic(text) and not os.path.lexists(text):
-            _add_matches(sources, text, output, is_image)
+            _add_matches(sources, text, output)
         else:
             path = Path(text)
             if reason := _why_unusable(path):
                 raise PlanError(f"{reason}: {path}")
-            sources.add(_scan(output, is_image, recursive, path), PurePath())
+            sources.add(_scan(path, output, recursive), PurePath())
     return sources
 
 
-def _scan(output: Path, is_image: IsImage, recursive: bool, path: Path) -> Sources:
+def _scan(path: Path, output: Path, recursive: bool) -> Sources:
     """The images of a folder, or the file itself."""
     if not path.is_dir():
         return Sources([Source(path, PurePath(path.name))])
     if os.path.realpath(path) == os.path.realpath(output):
         raise PlanError(f"the output folder is the input folder {path}: choose another -o")
-    return scan_folder(path, output, is_image, recursive)
+    return scan_folder(path, output, recursive)
 
 
-def _add_listed(sources: Sources, line: str, scan: Callable[[Path], Sources]) -> None:
+def _add_listed(sources: Sources, line: str, output: Path, recursive: bool) -> None:
     path = Path(line)
     if reason := _why_unusable(path):
         sources.unreadable.append((path, reason))
         return
     inside = not path.is_absolute() and ".." not in path.parts
     place = PurePath(path) if inside else PurePath(path.name)
-    sources.add(scan(path), place if path.is_dir() else place.parent)
+    sources.add(_scan(path, output, recursive), place if path.is_dir() else place.parent)
 
 
-def _add_matches(sources: Sources, pattern: str, output: Path, is_image: IsImage) -> None:
+def _add_matches(sources: Sources, pattern: str, output: Path) -> None:
     parts = PurePath(pattern).parts
     num_fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
     folder, wanted = Path(*parts[:num_fixed]), parts[num_fixed:]
     found = Sources()
     if folder.is_dir():
-        scanned = _scan(output, is_image, len(wanted) > 1 or "**" in wanted, folder)
+        scanned = _scan(folder, output, recursive=len(wanted) > 1 or "**" in wanted)
         matching = [source for source in scanned.images if _matches(source.name.parts, wanted)]
         unsupported = [
             (path, reason) for path, reason in scanned.unsupported if _matches(path.relative_to(folder).parts, wanted)
@@ -276,8 +273,7 @@ class Naming:
 def plan_jobs(
     inputs: Sequence[str],
     output: Path,
-    naming: Naming,
-    is_image: IsImage,
+    naming: Naming = Naming(),
     *,
     recursive: bool = True,
     overwrite: bool = False,
@@ -293,7 +289,7 @@ def plan_jobs(
     Raises PlanError for places that do not exist or fit, and lists outputs whose names collide where a file system
     ignores case, that would replace an input, or that a link would place outside of `output`.
     """
-    sources = find_sources(inputs, output, is_image, recursive)
+    sources = find_sources(inputs, output, recursive)
     _check_output(output)
     is_single = len(inputs) == 1 and Path(inputs[0]).is_file()
     if is_single and output.suffix.lower() in WRITTEN_ENDINGS and not output.is_dir():

@@ -176,19 +176,19 @@ def test_a_photograph_that_cannot_be_read_is_named_with_what_to_install(tmp_path
     (tmp_path / "in").mkdir()
     path = tmp_path / "in" / name
     path.write_bytes(content)
-    found = find_sources([str(tmp_path / "in")], tmp_path / "out", is_image)
+    found = find_sources([str(tmp_path / "in")], tmp_path / "out")
     assert [(file, advice in reason) for file, reason in found.unsupported] == [(path, True)]
     assert not found.images and not found.ignored
     renamed = path.rename(tmp_path / "in/b.jpg")
     if not name.endswith("nef"):  # without its ending it is a damaged TIFF file
         assert advice in refusal(renamed) and advice in refusal(renamed, read_size)
-    assert [file for file, _ in find_sources([str(tmp_path / "in")], tmp_path / "out", is_image).images] == [renamed]
+    assert [file for file, _ in find_sources([str(tmp_path / "in")], tmp_path / "out").images] == [renamed]
 
 
 def test_files_of_other_content_are_not_taken_for_photographs(tmp_path, bare):
     for name in ("header.hdr", "notes.psd", "dump.raw"):
         (tmp_path / name).write_text("ENVI samples = 3")
-    found = find_sources([str(tmp_path)], tmp_path / "out", is_image)
+    found = find_sources([str(tmp_path)], tmp_path / "out")
     assert found.ignored.total() == 3 and not found.unsupported
 
 

@@ -242,7 +242,7 @@ def test_noise_is_addressed_by_the_file_name_without_folder(tmp_path):
     photographs(tmp_path / "in", 1)
     photographs(tmp_path / "in/sub", 2)
     for source in (tmp_path / "in", tmp_path / "in/sub", tmp_path / "in/sub/1.png"):
-        plan = sources.plan_jobs([str(source)], tmp_path / "o", sources.Naming(), lambda path: False, overwrite=True)
+        plan = sources.plan_jobs([str(source)], tmp_path / "o", overwrite=True)
         run(plan.jobs, restore)
     assert names == ["0.png", "0.png", "1.png", "0.png", "1.png", "1.png"]
 
@@ -265,12 +265,3 @@ def test_an_output_is_written_after_its_comparison(tmp_path, monkeypatch):
     monkeypatch.setattr(folder, "write_image", write)
     assert run([job])[0].reason
     assert not job.output.exists()
-
-
-def test_kept_endings_are_those_that_can_be_written():
-    from restore_diff.data.images import WRITE_FORMATS
-    from restore_diff.data.names import SUFFIXES
-    from restore_diff.restoration.sources import IMAGE_ENDINGS
-
-    assert set(WRITE_FORMATS) == sources.WRITTEN_ENDINGS
-    assert set(SUFFIXES) <= IMAGE_ENDINGS
