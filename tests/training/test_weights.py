@@ -1,6 +1,5 @@
 """Weights for others, and the averaged weights of a run."""
 
-import pickle
 import shutil
 from pathlib import Path
 
@@ -59,21 +58,6 @@ def test_a_run_gives_its_best_checkpoint_else_the_newest_intact_one(run, tmp_pat
     assert lines == ["checkpoint 00000008 damaged (ema.safetensors: missing); using 00000006"]
     with pytest.raises(DamagedCheckpoint):
         load_checkpoint_weights(copy / "checkpoints" / "00000008")
-
-
-def test_a_pickle_is_refused_and_nothing_of_it_runs(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return Path.touch, (tmp_path / "executed",)
-
-    for name in ("w.pth", "w.safetensors"):
-        (tmp_path / name).write_bytes(pickle.dumps(Evil()))
-        with pytest.raises(WeightsError, match=rf"{name}: not a safetensors file .* pickles are never opened"):
-            load_checkpoint_weights(tmp_path / name)
-    torch.save({"w": Evil()}, tmp_path / "zip.pth")
-    with pytest.raises(WeightsError):
-        load_checkpoint_weights(tmp_path / "zip.pth")
-    assert not (tmp_path / "executed").exists()
 
 
 def test_files_of_others_and_broken_ones_are_refused_by_name(tmp_path):
