@@ -16,7 +16,7 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from restore_diff.errors import UserError
 from restore_diff.files import bundled, printable
-from restore_diff.registry import load_plugins
+from restore_diff.registry import load_plugins, nearest
 from restore_diff.settings import (
     CodecConfig,
     DataConfig,
@@ -153,9 +153,7 @@ def _places(node: yaml.Node, path: Path, prefix: str = "") -> dict[str, str]:
     return places
 
 
-# YAML files and `section.key=value` overrides -> one ExperimentConfig, or one error that lists every mistake.
-#
-# Only the areas' config dataclasses are imported: no torch, so that help and mistakes answer at once.
+# The whole configuration. Only dataclasses are imported: no torch, so that help and mistakes answer at once.
 
 __all__ = [
     "ConfigError",
@@ -275,10 +273,7 @@ def _message(mistake: Any, sources: Sequence[Source]) -> str:
     key = ".".join(path)
     where = next((f" ({source.place(key)})" for source in reversed(sources) if source.place(key)), "")
     if mistake["type"] == "unexpected_keyword_argument":
-        known = _known_keys(path[:-1])
-        near = difflib.get_close_matches(path[-1], known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
-        return f"{key}{where}: unknown key; {hint}"
+        return f"{key}{where}: unknown key; {nearest(path[-1], _known_keys(path[:-1]))}"
     if mistake["type"] == "value_error":  # our own rule: its text is complete
         return f"{key}{where}: {mistake['ctx']['error']}"
     return f"{key}{where}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}, got {_shown(mistake['input'])}"

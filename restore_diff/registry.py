@@ -22,9 +22,14 @@ def choose(registry: Mapping[str, Entry], name: str, key: str) -> Entry:
     """Return `registry[name]`. Raises ValueError with `key` and the nearest known name."""
     if name in registry:
         return registry[name]
-    near = difflib.get_close_matches(name, registry, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(registry)}"
-    raise ValueError(f"{key}: unknown name {name!r}; {hint} (a plugin file can add names)")
+    raise ValueError(f"{key}: unknown name {name!r}; {nearest(name, registry)} (a plugin file can add names)")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The part of an error message that offers the known name nearest to an unknown one, or else all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
 
 
 def make(registry: Mapping[str, Any], name: str, key: str, options: Mapping[str, Any], *args: Any) -> Any:
@@ -55,9 +60,7 @@ def parse_options(declared: type[Entry], values: Mapping[str, Any], key: str) ->
 def _mistake(declared: type, mistake: Any) -> str:
     if mistake["type"] != "unexpected_keyword_argument":
         return f"{mistake['msg'][0].lower()}{mistake['msg'][1:]}, got {mistake['input']!r}"
-    known = list(getattr(declared, "__dataclass_fields__", {}))
-    near = difflib.get_close_matches(str(mistake["loc"][-1]), known, n=1)
-    return "unknown key; " + (f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}")
+    return f"unknown key; {nearest(str(mistake['loc'][-1]), getattr(declared, '__dataclass_fields__', {}))}"
 
 
 def load_plugins(files: Iterable[str], folders: Iterable[Path] = ()) -> None:

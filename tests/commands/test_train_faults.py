@@ -155,12 +155,12 @@ def test_a_run_folder_that_is_a_file_ends_with_2_before_any_training(here, capsy
 
 
 def test_a_damaged_newest_checkpoint_costs_its_steps_and_changes_nothing(done, capsys):
-    expected = tensors(RUN, 6)
+    expected, metrics = tensors(RUN, 6), (RUN / "metrics.jsonl").read_bytes()
     flip_a_bit(RUN / "checkpoints/00000006/model.safetensors")
     assert run_train(*OFTEN) == 0
     told = "checkpoint 00000006 damaged (model.safetensors: checksum differs); using 00000004"
     assert told in capsys.readouterr().out.splitlines()
-    assert tensors(RUN, 6) == expected
+    assert (tensors(RUN, 6), (RUN / "metrics.jsonl").read_bytes()) == (expected, metrics)
 
 
 def test_where_all_checkpoints_are_damaged_each_is_listed_and_nothing_is_touched(done, capsys):
