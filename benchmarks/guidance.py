@@ -21,7 +21,7 @@ from torch import Tensor
 import restore_diff as rd
 from restore_diff import build, trained
 from restore_diff.data.images import read_rgb_uint8
-from restore_diff.diffusion.operators import operator_of
+from restore_diff.diffusion.operators import Colorize, filtered, operator_of
 from restore_diff.evaluation.evaluator import Scorer, quantize
 from restore_diff.metrics.perceptual import LPIPS
 from restore_diff.randomness import generator
@@ -82,7 +82,7 @@ def degraded(task: str, clean: Images, name: str) -> Images:
         case "sr":
             images = F.avg_pool2d(clean, int(value))
         case "colorize":
-            images = torch.einsum("bchw,c->bhw", clean, torch.tensor([0.299, 0.587, 0.114]))[:, None].repeat(1, 3, 1, 1)
+            images = torch.einsum("bchw,c->bhw", clean, torch.tensor(Colorize.LUMA))[:, None].repeat(1, 3, 1, 1)
         case _:
             images = -operator_of(task).residual(clean, torch.zeros_like(clean))
     return quantize(images).float() / 255
@@ -112,9 +112,7 @@ def mean_of_neighbours(images: Images) -> Images:
 
 def wiener(images: Images, sigma: float, noise_to_signal: float = 1e-3) -> Images:
     """Wiener filter of a Gaussian blur, mirrored at the borders."""
-    from restore_diff.diffusion.operators import _filtered
-
-    return _filtered(images, lambda damping: damping / (damping**2 + noise_to_signal), sigma)
+    return filtered(images, lambda damping: damping / (damping**2 + noise_to_signal), sigma)
 
 
 def zero_shot(args: argparse.Namespace) -> None:

@@ -32,7 +32,7 @@ from restore_diff.diffusion.prediction import estimate
 from restore_diff.diffusion.samplers import SAMPLERS
 from restore_diff.diffusion.schedule import NoiseSchedule
 from restore_diff.interop.diffusers import unet2d_config
-from restore_diff.metrics.fidelity import psnr
+from restore_diff.metrics.protocols import PROTOCOLS
 from restore_diff.models.unet import Network
 from restore_diff.restoration.restorer import Noise, Restorer
 from restore_diff.settings import TilingConfig
@@ -247,7 +247,7 @@ def restorer(
 
 
 def rgb_psnr(found: Tensor, expected: Tensor) -> float:
-    return round(float(psnr(found.clamp(0, 1), expected, quantize=False)[0]), 2)
+    return round(float(PROTOCOLS["rgb_zeropad"].psnr(found.clamp(0, 1), expected)[0]), 2)
 
 
 # WeatherDiffusion's own network and sampler, loaded from a clone of its repository.

@@ -33,7 +33,7 @@ from restore_diff.data.images import read_rgb_uint8
 from restore_diff.data.names import list_images
 from restore_diff.evaluation.evaluator import quantize
 from restore_diff.labels import decided, hints
-from restore_diff.metrics.fidelity import psnr
+from restore_diff.metrics.protocols import PROTOCOLS
 from restore_diff.randomness import mix
 from restore_diff.restoration.restorer import Restorer
 from restore_diff.tensors import Images
@@ -123,11 +123,11 @@ def costs(restorer: Restorer, degraded: Images, clean: Images, labels: Sequence[
     assert restorer.recognition is not None
     hint = dict(zip(labels, hints(labels, labels).split(1), strict=True))
     hint |= {HALF_NONE: hint["none"] / 2, UNKNOWN: torch.zeros_like(hint["none"])}
-    found = {"input": float(psnr(degraded, clean)[0])}
+    found = {"input": float(PROTOCOLS["rgb"].psnr(degraded, clean)[0])}
     for label, row in hint.items():
         labelled = copy(restorer)
         labelled.predictor, labelled.recognition = restorer.recognition.with_label(row.to(restorer.device)), None
-        found[label] = float(psnr(labelled.restore(degraded, ["photograph"]), clean)[0])
+        found[label] = float(PROTOCOLS["rgb"].psnr(labelled.restore(degraded, ["photograph"]), clean)[0])
     return {label: round(min(value, 100.0), 3) for label, value in found.items()}
 
 

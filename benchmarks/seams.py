@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from restore_diff import build, trained
-from restore_diff.metrics.fidelity import psnr
+from restore_diff.metrics.protocols import PROTOCOLS
 from restore_diff.restoration.tiling import overlapping_cuts, shifted_cuts
 from restore_diff.settings import TilingConfig
 
@@ -104,7 +104,7 @@ def borders(length: int, tiling: TilingConfig) -> list[int]:
 
 
 def mean_psnr(found: list[Tensor], clean: list[Tensor]) -> float:
-    return round(fmean(float(psnr(f, c[None])[0]) for f, c in zip(found, clean, strict=True)), 3)
+    return round(fmean(float(PROTOCOLS["rgb"].psnr(f, c[None])[0]) for f, c in zip(found, clean, strict=True)), 3)
 
 
 if __name__ == "__main__":

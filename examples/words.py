@@ -21,7 +21,7 @@ from restore_diff import build
 from restore_diff.commands.console import BAD_USAGE, OK, USER_ERRORS, complain, say
 from restore_diff.config import ExperimentConfig, load_config
 from restore_diff.diffusion.loss import draw_noise, draw_timesteps
-from restore_diff.metrics.fidelity import psnr
+from restore_diff.metrics.protocols import PROTOCOLS
 from restore_diff.models.unet import Network
 from restore_diff.randomness import generator, mix
 from restore_diff.settings import DataConfig
@@ -124,7 +124,7 @@ def compare(config: ExperimentConfig, network: Network, words: Words) -> Tensor:
     say(f"{'PSNR (dB) to the picture with':32}" + "".join(f"{left:>8}" for left in targets))
     for sentence, results in columns.items():
         means = [
-            torch.stack([psnr(*pair) for pair in zip(results, of_left, strict=True)]).mean().item()
+            torch.stack([PROTOCOLS["rgb"].psnr(*pair) for pair in zip(results, of_left, strict=True)]).mean().item()
             for of_left in targets.values()
         ]
         asked = (LEFT | UNSEEN).get(sentence, "rain+haze")

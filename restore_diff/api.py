@@ -293,6 +293,7 @@ def evaluate(
     `Scores` with .mean, .interval and .rows. Raises ValueError for mistakes.
     """
     from restore_diff import build
+    from restore_diff.commands.scoring import METRICS, Choice
     from restore_diff.commands.scoring import evaluate as score
 
     restorer = run if isinstance(run, LoadedRestorer) else load(run.path if isinstance(run, Run) else run, **options)
@@ -300,7 +301,7 @@ def evaluate(
     if protocols:
         config = trained.with_overrides(config, evaluation__protocols=list(protocols))
     pairs = build.test_set(config, data or config.data.test)
-    return score(config, restorer._restorers[restorer._weather], pairs, metrics=metrics)
+    return score(config, restorer._restorers[restorer._weather], pairs, Choice(metrics or METRICS))
 
 
 def sample(

@@ -5,8 +5,10 @@ import os
 import re
 import secrets
 import socket
+import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO
@@ -58,6 +60,19 @@ def replace_atomically(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes `path` at the end; after an exception nothing is left. Raises OSError."""
+    if path.exists():
+        raise FileExistsError(f"{printable(path)}: exists already; name a new folder, nothing is overwritten")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".restore-diff-", dir=path.parent) as scratch:
+        part = Path(scratch) / "part"
+        part.mkdir()
+        yield part
+        part.rename(path)
 
 
 def remove_abandoned(folders: Iterable[Path]) -> int:

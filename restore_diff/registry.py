@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,9 +25,8 @@ def choose(registry: Mapping[str, Entry], name: str, key: str) -> Entry:
     raise ValueError(f"{key}: unknown name {name!r}; {nearest(name, registry)} (a plugin file can add names)")
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The part of an error message that offers the known name nearest to an unknown one, or else all of them."""
-    known = list(known)
+def nearest(name: str, known: Collection[str]) -> str:
+    """Return a hint for a message: the most similar of the known names, or all of them."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
 

@@ -15,6 +15,7 @@ from restore_diff.data import encoding
 from restore_diff.data.formats import PNG_SIGNATURE
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+ICC = ICC[:24] + bytes(12) + ICC[36:]  # without the time at which it was made
 INTERESTING = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
 

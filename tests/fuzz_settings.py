@@ -10,27 +10,20 @@ although its bytes differ from the saved ones. Linux only.
 """
 
 import argparse
-import multiprocessing
-import os
 import random
-import resource
-import signal
 import sys
 import tempfile
-import time
 import traceback
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a forked child would wait for threads of its parent
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).parent)]
 
+import fuzz_attempts  # noqa: E402
 import fuzz_checkpoints  # noqa: E402
 import fuzz_configs  # noqa: E402
 
-LIMIT_CPU_S = 5
-LIMIT_WALL_S = 60
-LIMIT_MEMORY = 2 * 2**30
 MAX_LINE = 600
 KINDS = {"config": fuzz_configs.attempt, "checkpoint": fuzz_checkpoints.attempt}
 
@@ -45,7 +38,8 @@ def main() -> int:
     findings = []
     print("kind        cases  read  refused  slowest s  peak MB")
     for kind in [args.kind] if args.kind else KINDS:
-        results = fuzz(kind, args.num, args.seed)
+        with tempfile.TemporaryDirectory() as scratch:
+            results = fuzz_attempts.attempt_all(partial(_attempt, kind, args.seed, Path(scratch)), range(args.num))
         statuses = Counter(result["status"] for result in results)
         slowest, peak = max(result["cpu_s"] for result in results), max(result["mb"] for result in results)
         print(
@@ -56,43 +50,11 @@ def main() -> int:
     return 1 if findings else 0
 
 
-def fuzz(kind: str, num: int, seed: int) -> list[dict]:
-    """Return the result of each case. A worker that dies or hangs is a finding and is replaced."""
-    fork, results = multiprocessing.get_context("fork"), []
-    while len(results) < num:
-        ours, theirs = fork.Pipe()
-        worker = fork.Process(target=_work, args=(kind, range(len(results), num), seed, theirs))
-        worker.start()
-        theirs.close()
-        try:
-            while len(results) < num:
-                if not ours.poll(LIMIT_WALL_S):
-                    worker.kill()
-                results.append(ours.recv())
-        except EOFError:
-            worker.join()
-            hangs = worker.exitcode in (-signal.SIGPROF, -signal.SIGKILL)
-            ended = "hangs" if hangs else f"the process died ({worker.exitcode})"
-            results.append({"number": len(results), "status": "", "cpu_s": 0, "mb": 0, "problem": ended})
-        worker.join()
-    return results
-
-
-def _work(kind: str, numbers: range, seed: int, answers) -> None:
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + LIMIT_MEMORY
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    with tempfile.TemporaryDirectory() as scratch:
-        for number in numbers:
-            folder = Path(scratch) / str(number)
-            folder.mkdir()
-            Path("/proc/self/clear_refs").write_text("5")  # reset the peak memory of this process
-            before, started = _memory_mb("VmRSS"), time.process_time()
-            signal.setitimer(signal.ITIMER_PROF, LIMIT_CPU_S)  # SIGPROF ends the process, in C code too
-            status, problem = _tried(kind, random.Random(f"{seed} {number}"), folder)
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            cpu_s, mb = time.process_time() - started, _memory_mb("VmHWM") - before
-            answers.send({"number": number, "status": status, "cpu_s": cpu_s, "mb": mb, "problem": problem})
+def _attempt(kind: str, seed: int, scratch: Path, number: int) -> dict[str, str]:
+    folder = scratch / str(number)
+    folder.mkdir()
+    status, problem = _tried(kind, random.Random(f"{seed} {number}"), folder)
+    return {"status": status, "problem": problem}
 
 
 def _tried(kind: str, draw: random.Random, folder: Path) -> tuple[str, str]:
@@ -107,11 +69,6 @@ def _tried(kind: str, draw: random.Random, folder: Path) -> tuple[str, str]:
         return "", f"{type(error).__name__}: {str(error)[:200]} ({where})"
     bad = [line for line in lines if not line.strip() or not line.isprintable() or len(line) > MAX_LINE]
     return "refused" if lines else "read", f"printed {bad[0][:200]!r} of {len(bad[0])} characters" if bad else ""
-
-
-def _memory_mb(name: str) -> float:
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition(f"{name}:")[2].split()[0]) / 1024
 
 
 def _parse() -> argparse.Namespace:

@@ -21,41 +21,20 @@ def load(monkeypatch):
     return importlib.import_module
 
 
-@pytest.fixture
-def gpu(load):
-    return load("gpu")
-
-
-@pytest.fixture
-def recognition(load):
-    return load("recognition")
-
-
-@pytest.fixture
-def solvers(load):
-    return load("solvers")
+gpu = pytest.fixture(lambda load: load("gpu"), name="gpu")
+recognition = pytest.fixture(lambda load: load("recognition"), name="recognition")
+solvers = pytest.fixture(lambda load: load("solvers"), name="solvers")
 
 
 def test_gpu_measures_every_part_and_writes_json_and_the_section(gpu, tmp_path):
     doc, out = tmp_path / "speed.md", tmp_path / "gpu.json"
     doc.write_text(f"# Speed\n\n{gpu.HEADING}\n\nold numbers\n\n## Later\n\nstays\n")
     parts = [part for part in gpu.PARTS if part != "tests"]  # pytest within pytest
-    options = [
-        "--networks",
-        "base",
-        "--precisions",
-        "bfloat16",
-        "--modes",
-        "eager",
-        "--out",
-        str(out),
-        "--doc",
-        str(doc),
-    ]
+    options = ["--networks", "base", "--precisions", "bfloat16", "--modes", "eager"]
     result = gpu.main(["--device", "cpu", "--tiny", "--only", *parts, *options, "--out", str(out), "--doc", str(doc)])
     assert json.loads(out.read_text()) == result
     rows = {part: len(result[part]) for part in parts}
-    assert rows == {"peak": 1, "training": 1, "restoring": 3, "batches": 4, "sizes": 4, "peers": 1}
+    assert rows == {"peak": 1, "training": 1, "restoring": 2, "batches": 4, "sizes": 4, "peers": 1}
     assert not [row for part in parts for row in result[part] if "failed" in row]
     text = doc.read_text()
     assert "old numbers" not in text and text.endswith("\n## Later\n\nstays\n")

@@ -19,19 +19,11 @@ from restore_diff.training.run import RunFolder, RunLog
 from restore_diff.training.trainer import Trainer
 
 SMALL = [
-    "model.base_channels=8",
-    "model.channel_multipliers=[1,2]",
-    "model.num_groups=4",
-    "model.hint=true",
-    "model.recognise=true",
-    "data.crop_size_px=16",
-    "tiling.tile_size_px=0",
-    "sampler.num_steps=3",
-    "training.num_steps=20",
-    "training.batch_size=4",
-    "training.warmup_steps=2",
-    "training.save_every_steps=10",
-    "training.log_every_steps=5",
+    *("model.base_channels=8", "model.channel_multipliers=[1,2]", "model.num_groups=4"),
+    *("model.hint=true", "model.recognise=true"),
+    *("data.crop_size_px=16", "tiling.tile_size_px=0", "sampler.num_steps=3"),
+    *("training.num_steps=20", "training.batch_size=4", "training.warmup_steps=2"),
+    *("training.save_every_steps=10", "training.log_every_steps=5"),
 ]
 
 

@@ -100,17 +100,14 @@ def _look_for(name: str, card: CardConfig, root: Path) -> dict[str, SplitFound]:
 
 def _row(name: str, card: CardConfig, found: dict[str, SplitFound]) -> tuple[str, ...]:
     counts = (found[split].counts() if split in found else "" for split in get_args(Split))
-    return (name, card.task, *counts, _short(card.licence, 30), card.source)
+    licence = card.licence if len(card.licence) <= 30 else f"{card.licence[:27]}..."
+    return (name, card.task, *counts, licence, card.source)
 
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:
     lines = [COLUMNS, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
     return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-
-
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _details(name: str, card: CardConfig, found: dict[str, SplitFound]) -> list[str]:

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
@@ -34,6 +32,7 @@ from restore_diff.data.images import ImageError, read_image, read_rgb_uint8, wri
 from restore_diff.data.names import DataError, list_images
 from restore_diff.data.pairs import find_pairs
 from restore_diff.environment import environment, is_out_of_memory
+from restore_diff.evaluation.pictures import with_text
 from restore_diff.files import replace_atomically
 from restore_diff.randomness import mix
 from restore_diff.settings import DataConfig, Mixture, Weather, range_names
@@ -52,20 +51,13 @@ CAPTION_PX = 14
 GAP_PX = 3
 
 
-class Picture(NamedTuple):
-    """Degraded image: its name, which seeds its weather, and its file."""
-
-    name: str
-    path: Path
-
-
 class Job(NamedTuple):
-    """Photograph and its images that are still to render."""
+    """Photograph and its images that are still to render: files by name, which seeds the weather."""
 
     name: str
     source: Path
     target: Path
-    pictures: list[Picture]
+    images: dict[str, Path]
 
 
 def find_photographs(source: Path) -> dict[str, Path]:
@@ -84,7 +76,7 @@ def check_places(source: Path, output: Path) -> None:
         raise DataError(f"{source} is part of the output folder {output}: choose another -o")
 
 
-def plan_pictures(photographs: Mapping[str, Path], output: Path, copies: int, overwrite: bool) -> tuple[list[Job], int]:
+def plan_images(photographs: Mapping[str, Path], output: Path, copies: int, overwrite: bool) -> tuple[list[Job], int]:
     """Return the photographs with images to render, and the number of images that exist already with their target.
 
     Several copies share one target and are named after it, so that they are read as its partners.
@@ -93,9 +85,9 @@ def plan_pictures(photographs: Mapping[str, Path], output: Path, copies: int, ov
     for name, source in photographs.items():
         target = output / "target" / f"{name}.png"
         names = [name] if copies == 1 else [f"{name}_{copy}" for copy in range(copies)]
-        pictures = [Picture(each, output / "input" / f"{each}.png") for each in names]
-        wanted = [p for p in pictures if overwrite or not (p.path.exists() and target.exists())]
-        num_skipped += len(pictures) - len(wanted)
+        images = {each: output / "input" / f"{each}.png" for each in names}
+        wanted = {n: path for n, path in images.items() if overwrite or not (path.exists() and target.exists())}
+        num_skipped += len(images) - len(wanted)
         if wanted:
             jobs.append(Job(name, source, target, wanted))
     return jobs, num_skipped
@@ -189,7 +181,7 @@ def _render(config: ExperimentConfig, args: argparse.Namespace) -> int:
     record = describe(config, args.copies, args.depth)
     check_record(args.output, record)
     chosen = dict(list(photographs.items())[: args.limit])
-    jobs, num_skipped = plan_pictures(chosen, args.output, args.copies, args.overwrite)
+    jobs, num_skipped = plan_images(chosen, args.output, args.copies, args.overwrite)
     if args.dry_run:
         return _show(jobs, num_skipped)
     replace_atomically(_with_folder(args.output / RECORD), json.dumps(record, indent=2, allow_nan=False).encode())
@@ -209,7 +201,7 @@ def _depth_maps(config: ExperimentConfig, folder: Path | None) -> dict[str, Path
 
 
 def _render_all(jobs: list[Job], renderers: Renderers, device: torch.device, quiet: bool, tally: Tally) -> None:
-    with tqdm(total=sum(len(job.pictures) for job in jobs), unit="image", disable=quiet or None) as bar:
+    with tqdm(total=sum(len(job.images) for job in jobs), unit="image", disable=quiet or None) as bar:
         for job in jobs:
             try:
                 for _ in _written(job, renderers, device):
@@ -219,29 +211,22 @@ def _render_all(jobs: list[Job], renderers: Renderers, device: torch.device, qui
                 if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                     tally.disk_full = True
                     return
-                tally.failed.append(_reason(job, error))
+                if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+                    raise
+                too_large = f"{job.source}: out of memory; make it smaller"
+                tally.failed.append(too_large if is_out_of_memory(error) else " ".join(lines_of(error)))
 
 
 def _written(job: Job, renderers: Renderers, device: torch.device) -> Iterator[Path]:
     """Write the target, then the degraded images of a photograph; yield the path of each image."""
     clean = read_rgb_uint8(job.source).float() / 255
     renderer = renderers.of(job.name, clean)
-    for picture in job.pictures:
-        seed = mix(renderers.config.seed, "weather", picture.name)
-        degraded = renderer(clean[None].to(device), [seed], [None])[0]
-        if picture is job.pictures[0]:
+    for place, (name, path) in enumerate(job.images.items()):
+        degraded = renderer(clean[None].to(device), [mix(renderers.config.seed, "weather", name)])[0]
+        if place == 0:
             write_image(_with_folder(job.target), clean)
-        write_image(_with_folder(picture.path), degraded)
-        yield picture.path
-
-
-def _reason(job: Job, error: Exception) -> str:
-    """Return the error in one line; reraise a RuntimeError other than lack of memory, which is a bug."""
-    if is_out_of_memory(error):
-        return f"{job.source}: out of memory; make it smaller"
-    if isinstance(error, RuntimeError):
-        raise error
-    return " ".join(lines_of(error))
+        write_image(_with_folder(path), degraded)
+        yield path
 
 
 def _with_folder(path: Path) -> Path:
@@ -250,7 +235,7 @@ def _with_folder(path: Path) -> Path:
 
 
 def _show(jobs: list[Job], num_skipped: int) -> int:
-    wanted = [(job.source, picture.path) for job in jobs for picture in job.pictures]
+    wanted = [(job.source, path) for job in jobs for path in job.images.values()]
     say(*(f"{source} -> {path}" for source, path in wanted))
     say(f"would render {len(wanted)}, skip {num_skipped} that exist")
     return OK
@@ -325,10 +310,8 @@ def _between(ends: tuple[float, float], place: float) -> float:
 def _drawn(clean: Tensor, tile: Tile) -> Tensor:
     render = build.renderer(tile.config)
     assert render is not None, "a tile has weather"
-    padded = F.pad(render(clean[None], [tile.seed], [None])[0].cpu(), (0, 0, CAPTION_PX, 0), value=1.0)
-    image = to_pil_image(padded)
-    ImageDraw.Draw(image).text((1, 1), tile.caption, fill=(0, 0, 0))
-    return pil_to_tensor(image).float() / 255
+    padded = F.pad(render(clean[None], [tile.seed])[0].cpu(), (0, 0, CAPTION_PX, 0), value=1.0)
+    return with_text(padded, tile.caption, 1)
 
 
 def _thumbnail(image: Tensor) -> Tensor:

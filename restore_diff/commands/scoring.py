@@ -76,11 +76,15 @@ class Choice(NamedTuple):
 
     metrics: Sequence[str] = METRICS
     seeds: Sequence[int] = (0,)
+    """Samples per image; their scores are averaged."""
     limit: int | None = None
+    """Keep the first images only."""
     save_images: bool = False
     lpips_weights: Path | None = None
+    """None: those in the cache."""
     download: bool = False
     processes: Processes = ALONE
+    """Where several processes share the pairs, all have the whole result."""
 
 
 def set_folder(parent: Path, source: str) -> Path:
@@ -109,44 +113,29 @@ def evaluate(
     config: ExperimentConfig,
     restorer: Restorer,
     pairs: PairList,
-    protocols: Sequence[str] | None = None,
-    metrics: Sequence[str] | None = None,
-    *,
-    seeds: Sequence[int] = (0,),
-    limit: int | None = None,
-    lpips_weights: Path | None = None,
-    download: bool = False,
+    choice: Choice,
     description: str | None = None,
     on_image: OnImage | None = None,
-    processes: Processes = ALONE,
 ) -> Scores:
     """Restore and score pairs in memory; nothing is written. test.py uses this function.
 
-    `protocols` None: those of the config, else rgb and those of the data set; `metrics` None: psnr, ssim, lpips.
-    `limit` keeps the first images only; several `seeds` are averaged per image. LPIPS needs its weights:
-    `lpips_weights`, the cache, or `download`. `description` of the restorer goes into the report. Where several
-    processes share the pairs, all return the whole result. ConfigError for unknown protocols or unusable weights.
+    Protocols are those of the config, else rgb and those of the data set. `description` of the restorer goes into the
+    report. ConfigError for unknown protocols or unusable weights of LPIPS.
     """
-    if protocols:
-        config = build.with_overrides(config, evaluation__protocols=list(protocols))
-    metrics = metrics or METRICS
     names = build.protocols(config, pairs.protocols)
-    lpips = build.lpips(config, lpips_weights, download) if "lpips" in metrics else None
-    scorer = build.scorer(names, lpips, metrics)
+    lpips = build.lpips(config, choice.lpips_weights, choice.download) if "lpips" in choice.metrics else None
+    scorer = build.scorer(names, lpips, choice.metrics)
     images = build.images(config, pairs)
-    dataset = Subset(images, range(min(limit or len(images), len(images))))
-    rows = Evaluator(restorer.restore, scorer, restorer.device).evaluate(dataset, seeds, on_image, processes)
+    dataset = Subset(images, range(min(choice.limit or len(images), len(images))))
+    evaluator = Evaluator(restorer.restore, scorer, restorer.device)
+    rows = evaluator.evaluate(dataset, choice.seeds, on_image, choice.processes)
     return scores_of(Report(pairs.name, rows, names, lpips, description))
 
 
 def score_test_set(
     config: ExperimentConfig, restorer: Restorer, description: str, pairs: PairList, folder: Path, choice: Choice
 ) -> Report:
-    """Restore and score every pair; write per_image.csv, summary.json, tables and pictures to `folder`.
-
-    `description` of the restorer goes into the report. Where several processes share the pairs, all return the whole
-    report and the first one writes it.
-    """
+    """Restore and score every pair; the first process writes per_image.csv, summary.json, tables and pictures."""
     processes = choice.processes
     num_images = min(choice.limit or len(pairs.pairs), len(pairs.pairs))
     total = len(processes.positions(num_images)) * len(choice.seeds)
@@ -160,8 +149,7 @@ def score_test_set(
                 write_image(path, restored)
             bar.update()
 
-        options = {name: value for name, value in choice._asdict().items() if name != "save_images"}
-        report = evaluate(config, restorer, pairs, description=description, on_image=on_image, **options).report
+        report = evaluate(config, restorer, pairs, choice, description, on_image).report
     if processes.is_first:
         again = Evaluator(restorer.restore, Scorer(()), restorer.device)
         _write(report, folder, build.images(config, pairs), again.restored)

@@ -3,7 +3,6 @@
 import argparse
 import shutil
 import sys
-import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 from typing import get_args
@@ -14,7 +13,7 @@ from restore_diff.commands.console import BAD_USAGE, INTERRUPTED, OK, complain, 
 from restore_diff.data.archive import num_bytes, open_file
 from restore_diff.data.names import DataError
 from restore_diff.data.pairs import PairList, Split, find_pairs
-from restore_diff.files import printable
+from restore_diff.files import new_folder, printable
 
 PROGRAM = "restore-diff shard"
 
@@ -38,19 +37,14 @@ def main(argv: list[str] | None = None) -> int:
 def write_shards(pairs: PairList, out: Path, pairs_per_shard: int) -> int:
     """Write `out`/000000.zip, ... with input/ and target/, or with clean photographs only; return their number.
 
-    Files are copied byte for byte, a shared clean file once, so the same pairs give the same zip files. DataError if
-    `out` exists, for joined data sets, and for names that do not pair up again; then nothing is written.
+    Files are copied byte for byte, a shared clean file once, so the same pairs give the same zip files. DataError for
+    joined data sets and for names that do not pair up again, OSError if `out` exists; then nothing is written.
     """
-    if out.exists():
-        raise DataError(f"{printable(out)}: exists already; name a new folder, nothing is overwritten")
     if pairs.weights or any(pair.weather for pair in pairs.pairs):
         raise DataError(f"{pairs.name} joins data sets or renders weather: write each part, then join the results")
     starts = range(0, len(pairs.pairs), pairs_per_shard)
     members = _members(pairs)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".shards-", dir=out.parent) as scratch:
-        part = Path(scratch) / "shards"
-        part.mkdir()
+    with new_folder(out) as part:
         with tqdm(total=len(members), unit="file", desc="copy", disable=None) as bar:
             for number, start in enumerate(starts):
                 with zipfile.ZipFile(part / f"{number:06d}.zip", "x") as archive:
@@ -64,7 +58,6 @@ def write_shards(pairs: PairList, out: Path, pairs_per_shard: int) -> int:
             raise DataError(
                 f"{printable(out)}: not written, {pairs.name} would get other names or another order; {advice}"
             )
-        part.rename(out)
     return len(starts)
 
 

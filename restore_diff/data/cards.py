@@ -14,6 +14,7 @@ from yaml import YAMLError
 
 from restore_diff.data.names import DataError
 from restore_diff.files import bundled
+from restore_diff.registry import nearest
 from restore_diff.settings import Weather, settings
 
 ANY_NAME = "(?P<id>.+)"
@@ -142,8 +143,6 @@ def _message(mistake: Any) -> str:
     if mistake["type"] == "unexpected_keyword_argument":
         section = next((SECTIONS[part] for part in reversed(path[:-1]) if part in SECTIONS), CardConfig)
         known = [field.name for field in dataclasses.fields(section)]  # type: ignore[arg-type]
-        near = difflib.get_close_matches(path[-1], known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
-        return f"{key}: unknown key; {hint}"
+        return f"{key}: unknown key; {nearest(path[-1], known)}"
     text = mistake["ctx"]["error"] if mistake["type"] == "value_error" else mistake["msg"]
     return f"{key}: {text}" if key else str(text)

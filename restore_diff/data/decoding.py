@@ -24,19 +24,8 @@ from restore_diff.files import printable
 
 MAX_PIXELS = 200_000_000
 """Limit on the size of a picture unless the caller allows more: a file of a few kB can claim any size."""
-READ_FORMATS = {
-    "PNG": "PNG",
-    "JPEG": "JPEG",
-    "WebP": "WEBP",
-    "TIFF": "TIFF",
-    "BMP": "BMP",
-    "GIF": "GIF",
-    "AVIF": "AVIF",
-    "JPEG 2000": "JPEG2000",
-    "PPM": "PPM",
-    "QOI": "QOI",
-}
-"""Pillow's decoder by format. TGA has no signature and is tried for files of that name only."""
+READ_FORMATS = ("PNG", "JPEG", "WebP", "TIFF", "BMP", "GIF", "AVIF", "JPEG 2000", "PPM", "QOI")
+"""Read by Pillow. TGA has no signature and is tried for files of that name only."""
 PHOTOMETRIC, WHITE_IS_ZERO, RGB, INKS = 262, 0, 2, 5
 PLANAR_CONFIGURATION, SEPARATE = 284, 2
 SAMPLE_FORMAT, SIGNED = 339, 2
@@ -199,7 +188,7 @@ def _open(path: Path, max_pixels: int) -> Image.Image:
         return _open_unlimited(path, "TGA")
     if name not in READ_FORMATS:
         raise UnidentifiedImageError
-    return _open_unlimited(path, READ_FORMATS[name])
+    return _open_unlimited(path, name.upper().replace(" ", ""))
 
 
 def _open_unlimited(path: Path, kind: str) -> ImageFile.ImageFile:

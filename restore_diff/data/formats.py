@@ -5,37 +5,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-RAW_ENDINGS = frozenset(
-    f".{ending}"
-    for ending in [
-        "3fr",
-        "arw",
-        "cr2",
-        "cr3",
-        "crw",
-        "dcr",
-        "dng",
-        "erf",
-        "fff",
-        "iiq",
-        "kdc",
-        "mef",
-        "mos",
-        "mrw",
-        "nef",
-        "nrw",
-        "orf",
-        "pef",
-        "raf",
-        "rw2",
-        "rwl",
-        "sr2",
-        "srf",
-        "srw",
-        "x3f",
-    ]
-)
-
 
 class Format(NamedTuple):
     """A format of pictures. `module` reads it, Pillow where it is empty; `install` is what pip needs for it.
@@ -54,6 +23,9 @@ def _endings(text: str) -> frozenset[str]:
     return frozenset(f".{ending}" for ending in text.split())
 
 
+RAW_ENDINGS = _endings(
+    "3fr arw cr2 cr3 crw dcr dng erf fff iiq kdc mef mos mrw nef nrw orf pef raf rw2 rwl sr2 srf srw x3f"
+)
 FORMATS = {
     known.name: known
     for known in (

@@ -337,8 +337,7 @@ class TrainingBatches:
         """Number of the `num_images` files, degraded and clean, that stay decoded in memory."""
         self.order = Order(croppable, seed)
         samples = Samples(self.order, images, render, config, seed, conditional)
-        by_pipe = self._transport.by_pipe
-        self._micro_batches = _MicroBatches(samples, size, num_micro_batches, rank, world, by_pipe)
+        self._micro_batches = _MicroBatches(samples, size, num_micro_batches, rank, world, self._transport.by_pipe)
 
     def iter_from(self, step: int) -> Iterator[Batch]:
         """Return the batches of this process from `step` on without end, `num_micro_batches` for each step.
@@ -378,16 +377,16 @@ class TrainingBatches:
         return batch
 
 
+@dataclass(frozen=True)
 class _MicroBatches(Dataset[Batch | ImageError | bytes]):
     """Micro batch number `index` of this process, pickled if it goes through a pipe, or the error that prevents it."""
 
-    def __init__(
-        self, samples: Samples, size: int, num_micro_batches: int, rank: int, world: int, by_pipe: bool = False
-    ):
-        self.samples = samples
-        self.size, self.num_micro_batches = size, num_micro_batches
-        self.rank, self.world = rank, world
-        self.by_pipe = by_pipe
+    samples: Samples
+    size: int
+    num_micro_batches: int
+    rank: int
+    world: int
+    by_pipe: bool
 
     def __getitem__(self, index: int) -> Batch | ImageError | bytes:
         step, micro = divmod(index, self.num_micro_batches)

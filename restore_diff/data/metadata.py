@@ -100,7 +100,7 @@ def fit(metadata: Metadata, kind: str) -> tuple[dict[str, Any], list[str]]:
     if "dpi" in fields and "dpi" not in HELD[kind] and "exif" in HELD[kind]:
         if "exif" not in fields:
             fields["exif"] = _exif_of_resolution(fields.pop("dpi"))
-        elif _has_tag(fields["exif"], RESOLUTION[0]):
+        elif RESOLUTION[0] in _tags(fields["exif"]):
             fields.pop("dpi")
     held = HELD[kind] - ({"colours"} if b"cICP" not in colours and kind == "HEIF" else set())
     left_out = {name: NAMES[name] for name in fields if name not in held and fields[name]}
@@ -119,8 +119,8 @@ def _exif_of_resolution(dpi: tuple[float, float]) -> bytes:
     return block.tobytes().removeprefix(EXIF_PREFIX)
 
 
-def _has_tag(block: bytes, tag: int) -> bool:
-    return tag in [entry[0] for entry in _entries(block)[2]]
+def _tags(block: bytes) -> list[int]:
+    return [tag for tag, _, _ in _entries(block)[2]]
 
 
 def shows_srgb(colours: tuple[tuple[bytes, bytes], ...]) -> bool:
@@ -140,7 +140,10 @@ def read_orientation(image: Image.Image) -> int:
         return 1  # the decoder has turned it
     if image.format == "TIFF" and ORIENTATION in image.tag_v2:  # type: ignore[attr-defined]
         return 1  # as before
-    return upright_exif(_exif_block(image), [])[0] or _xmp_orientation(_xmp(image)) or 1
+    if orientation := upright_exif(_exif_block(image), [])[0]:
+        return orientation
+    found = XMP_ORIENTATION.search(_xmp(image))
+    return int(found[2]) if found else 1
 
 
 def read_metadata(image: Image.Image, path: Path) -> tuple[int, Metadata]:
@@ -149,23 +152,20 @@ def read_metadata(image: Image.Image, path: Path) -> tuple[int, Metadata]:
     A damaged field costs no other.
     """
     lost, xmp = [], _xmp(image)
-    is_tiff = image.format == "TIFF"
-    exif = _exif_of_tiff(image, lost) if is_tiff else upright_exif(_exif_block(image), lost)[1]
-    if GAIN_MAP in xmp or _has_gain_map(image):
-        lost.append("gain map")
-        xmp = b"" if GAIN_MAP in xmp else xmp  # it describes a picture that the output lacks
-    elif image.format == "MPO":
-        lost.append("second picture in the JPEG file")
-    return (1 if is_tiff else read_orientation(image)), Metadata(
+    if image.format == "TIFF":  # or BigTIFF, turned by the decoder
+        orientation, exif = 1, _described(image.getexif(), image.tag_v2, lost)  # type: ignore[attr-defined]
+    else:
+        orientation, exif = read_orientation(image), upright_exif(_exif_block(image), lost)[1]
+    return orientation, Metadata(
         icc_profile=_content(image, "icc_profile"),
         exif=exif,
-        xmp=XMP_ORIENTATION.sub(rb"\g<1>1", xmp),
+        xmp=b"" if GAIN_MAP in xmp else XMP_ORIENTATION.sub(rb"\g<1>1", xmp),  # the output has no such map
         photoshop=_photoshop(image),
         comment=_comment(image),
         texts=_texts(image),
         dpi=_dpi(image),
         colours=_colours(image, path),
-        lost=tuple(lost + _other_parts(image)),
+        lost=tuple(lost + _other_parts(image, xmp)),
     )
 
 
@@ -207,7 +207,7 @@ def tiff_directory(fields: Mapping[str, Any], lost: list[str]) -> ImageFileDirec
     if "exif" in fields:
         exif = Image.Exif()
         exif.load(fields["exif"])
-        tags = [tag for tag, _, _ in _entries(fields["exif"])[2] if tag not in STORAGE_TAGS]
+        tags = [tag for tag in _tags(fields["exif"]) if tag not in STORAGE_TAGS]
         values = {tag: exif[tag] if _can_get(exif, tag) else None for tag in tags}
         directory.update(_intact(exif, values, lost))
     for tag, name in ((XMP, "xmp"), (PHOTOSHOP, "photoshop"), (ICC, "icc_profile")):
@@ -291,21 +291,11 @@ def _xmp(image: Image.Image) -> bytes:
     return _content(image, "xmp") or _bytes(image.info.get("XML:com.adobe.xmp") or b"")
 
 
-def _xmp_orientation(xmp: bytes) -> int:
-    found = XMP_ORIENTATION.search(xmp)
-    return int(found[2]) if found else 0
-
-
 def _can_get(tags: Any, tag: int) -> bool:
     try:
         return tags[tag] is not None
     except Exception:  # Pillow decodes values when they are asked for, and raises anything
         return False
-
-
-def _exif_of_tiff(image: Image.Image, lost: list[str]) -> bytes:
-    """Return an EXIF block with the descriptive tags of a TIFF file, which may be a BigTIFF."""
-    return _described(image.getexif(), image.tag_v2, lost)  # type: ignore[attr-defined]
 
 
 def read_raw_metadata(path: Path) -> Metadata:
@@ -320,6 +310,7 @@ def read_raw_metadata(path: Path) -> Metadata:
 
 
 def _described(exif: Image.Exif, tags: Any, lost: list[str]) -> bytes:
+    """Return an EXIF block with the tags of a TIFF file that describe the picture."""
     wanted = {tag: tags[tag] for tag in DESCRIPTIVE_TIFF_TAGS if tag in tags and _can_get(tags, tag)}
     block = Image.Exif()
     for tag, value in _intact(exif, wanted, lost).items():
@@ -459,21 +450,21 @@ def _colours(image: Image.Image, path: Path) -> tuple[tuple[bytes, bytes], ...]:
     return ()
 
 
-def _has_gain_map(image: Image.Image) -> bool:
-    segments: list[tuple[str, bytes]] = getattr(image, "applist", [])
-    kinds = [str(kind).lower() for kind in image.info.get("aux") or ()]
-    return any("gainmap" in kind for kind in kinds) or any(text.startswith(ISO_GAIN_MAP) for _, text in segments)
-
-
-def _other_parts(image: Image.Image) -> list[str]:
+def _other_parts(image: Image.Image, xmp: bytes) -> list[str]:
     """Return the names of parts that are not read."""
-    found: list[str] = list(image.info.get("lost") or ())
+    segments = [content for _, content in getattr(image, "applist", [])]
+    kinds = [str(kind).lower() for kind in image.info.get("aux") or ()]
+    found: list[str] = []
+    if GAIN_MAP in xmp or any("gainmap" in k for k in kinds) or any(s.startswith(ISO_GAIN_MAP) for s in segments):
+        found.append("gain map")
+    elif image.format == "MPO":
+        found.append("second picture in the JPEG file")
+    found += image.info.get("lost") or ()
     if image.format == "TIFF":
         extra = image.tag_v2.get(277, 1) - len(image.getbands())  # type: ignore[attr-defined]
         found += [f"{extra} extra channels"] if extra > 0 else []
     if image.info.get("depth_images"):
         found.append("depth map")
-    segments: list[tuple[str, bytes]] = getattr(image, "applist", [])
-    if any(content.startswith(b"http://ns.adobe.com/xmp/extension/") for _, content in segments):
+    if any(content.startswith(b"http://ns.adobe.com/xmp/extension/") for content in segments):
         found.append("extended XMP")
     return found

@@ -96,13 +96,29 @@ def find_pairs(source: str, split: Split, root: Path) -> PairList:
     folder = Path(source).expanduser()
     if folder.is_dir():
         return _from_folder(folder, split)
-    for at in (at for at, char in enumerate(source) if char == ":"):
-        degraded, clean = Path(source[:at]).expanduser(), Path(source[at + 1 :]).expanduser()
-        if degraded.is_dir() and clean.is_dir():
-            return PairList(source, _pairs_of_folders(degraded, clean))
+    if both := two_folders(source):
+        return PairList(source, _pairs_of_folders(*both))
     if ":" in source:
         raise DataError(f"{source}: one of the two folders of DEGRADED:CLEAN does not exist")
     raise DataError(f"{source}: neither a card nor a folder; {nearest_cards(source)}")
+
+
+def two_folders(source: str) -> tuple[Path, Path] | None:
+    """Return the folders of DEGRADED:CLEAN if both exist; their names may hold colons."""
+    for at in (at for at, char in enumerate(source) if char == ":"):
+        degraded, clean = Path(source[:at]).expanduser(), Path(source[at + 1 :]).expanduser()
+        if degraded.is_dir() and clean.is_dir():
+            return degraded, clean
+    return None
+
+
+def layout_on_disk(split: SplitConfig, root: Path) -> LayoutConfig | None:
+    """Return the first layout of a split whose folders exist."""
+    for layout in split.layouts:
+        folders = [folder_of(layout, root) / side for side in (layout.clean, layout.degraded) if side is not None]
+        if all(folder.is_dir() for folder in folders):
+            return layout
+    return None
 
 
 def places_of(split: SplitConfig) -> list[str]:
@@ -123,16 +139,15 @@ def _from_card(source: str, split: Split, root: Path, joined_by: Sequence[str]) 
         raise DataError(f"{card.name} has no {split} split")
     if chosen.parts:
         return _join(card, chosen.parts, split, root, [*joined_by, source])
-    for layout in chosen.layouts:
-        base = folder_of(layout, root)
-        if (base / layout.clean).is_dir() and (layout.degraded is None or (base / layout.degraded).is_dir()):
-            pairs = tuple(pair._replace(weather=chosen.weather) for pair in _card_pairs(layout, base))
-            notes = list(card.caveats)
-            if len(pairs) != chosen.num_pairs:
-                notes.insert(0, f"{len(pairs)} {split} pairs were found, {chosen.num_pairs} are published")
-            return PairList(card.name, pairs, card.protocols, tuple(notes))
-    expected = " or ".join(places_of(chosen))
-    raise NotOnDisk(f"{source}: not found below {root}; expected {expected}; from {card.source}")
+    layout = layout_on_disk(chosen, root)
+    if layout is None:
+        expected = " or ".join(places_of(chosen))
+        raise NotOnDisk(f"{source}: not found below {root}; expected {expected}; from {card.source}")
+    pairs = tuple(pair._replace(weather=chosen.weather) for pair in _card_pairs(layout, folder_of(layout, root)))
+    notes = list(card.caveats)
+    if len(pairs) != chosen.num_pairs:
+        notes.insert(0, f"{len(pairs)} {split} pairs were found, {chosen.num_pairs} are published")
+    return PairList(card.name, pairs, card.protocols, tuple(notes))
 
 
 def _join(

@@ -1,4 +1,8 @@
-"""Guidance: change each estimate of a sampler towards a label, a score, or a measured image, without training anew."""
+"""Guidance: change each estimate of a sampler towards a label, a score, or a measured image, without training anew.
+
+All images are in [-1, 1]. x_t = signal * clean + noise * epsilon stays as it is, so that a change of the clean image by
+d changes epsilon by -d * signal / noise.
+"""
 
 import math
 from collections.abc import Callable
@@ -11,7 +15,7 @@ from torch import Tensor
 
 from restore_diff.diffusion.operators import operator_of
 from restore_diff.diffusion.prediction import Estimate, implied_epsilon
-from restore_diff.diffusion.samplers import Denoise, Guidance
+from restore_diff.diffusion.samplers import Denoiser, Guidance
 from restore_diff.diffusion.schedule import Level
 from restore_diff.settings import settings
 from restore_diff.tensors import Images, Timesteps
@@ -37,14 +41,14 @@ class ClassifierFree:
     def __init__(self, options: ClassifierFreeSettings):
         self.options = options
 
-    def __call__(self, estimate: Estimate, x_t: Images, level: Level, denoise: Denoise) -> Estimate:
+    def __call__(self, estimate: Estimate, x_t: Images, level: Level, denoise: Denoiser) -> Estimate:
         if not self.options.scale:
             return estimate
         without = denoise(x_t, **{self.options.condition: None})
         return _with_clean(torch.lerp(without.clean, estimate.clean, 1 + self.options.scale), x_t, level)
 
 
-Score: TypeAlias = Callable[[Images, Level, Denoise], Tensor]
+Score: TypeAlias = Callable[[Images, Level, Denoiser], Tensor]
 """(x_t, level, denoise) -> (batch,): log-probability, up to a constant, of what is wanted given x_t; differentiable."""
 
 
@@ -58,7 +62,7 @@ class ScoreGuidance:
         self.score = score
         self.scale = scale
 
-    def __call__(self, estimate: Estimate, x_t: Images, level: Level, denoise: Denoise) -> Estimate:
+    def __call__(self, estimate: Estimate, x_t: Images, level: Level, denoise: Denoiser) -> Estimate:
         if not self.scale:
             return estimate
         with torch.enable_grad():
@@ -70,7 +74,7 @@ class ScoreGuidance:
 def classifier_score(classifier: Callable[[Images, Timesteps], Tensor], labels: Tensor) -> Score:
     """Score of a classifier of noisy images, (x_t, t) -> logits (batch, classes), for `labels` (batch,), int64."""
 
-    def score(x_t: Images, level: Level, denoise: Denoise) -> Tensor:
+    def score(x_t: Images, level: Level, denoise: Denoiser) -> Tensor:
         t = torch.full((len(x_t),), level.t, device=x_t.device)
         return -F.cross_entropy(classifier(x_t, t), labels, reduction="none")
 
@@ -84,7 +88,7 @@ def semantic_score(features: Callable[[Images], Tensor], reference: Images, spre
     """
     wanted = features(reference).detach()
 
-    def score(x_t: Images, level: Level, denoise: Denoise) -> Tensor:
+    def score(x_t: Images, level: Level, denoise: Denoiser) -> Tensor:
         distance = (features(denoise(x_t).clean) - wanted).flatten(1)
         return -distance.square().sum(1) / (2 * spread**2)
 
@@ -114,7 +118,7 @@ class Projection:
         self.operator = operator_of(options.task)
         self.noise = 2 * options.noise
 
-    def __call__(self, estimate: Estimate, x_t: Images, level: Level, denoise: Denoise) -> Estimate:
+    def __call__(self, estimate: Estimate, x_t: Images, level: Level, denoise: Denoiser) -> Estimate:
         ratio = level.noise / level.signal / self.noise if self.noise else math.inf
         residual = self.operator.residual(estimate.clean, _measured(denoise))
         return _with_clean(estimate.clean + self.operator.correction(residual, ratio), x_t, level)
@@ -141,12 +145,12 @@ class PosteriorSampling:
         self.noise = 2 * options.noise
         self.scale = options.scale
 
-    def __call__(self, estimate: Estimate, x_t: Images, level: Level, denoise: Denoise) -> Estimate:
+    def __call__(self, estimate: Estimate, x_t: Images, level: Level, denoise: Denoiser) -> Estimate:
         if not self.scale:
             return estimate
         variance = self.noise**2 + (self.operator.gain * level.noise) ** 2
 
-        def score(x_t: Images, level: Level, denoise: Denoise) -> Tensor:
+        def score(x_t: Images, level: Level, denoise: Denoiser) -> Tensor:
             residual = self.operator.residual(denoise(x_t).clean, _measured(denoise))
             return -residual.flatten(1).square().sum(1) / (2 * variance)
 
@@ -176,7 +180,7 @@ class DynamicThreshold:
     def __init__(self, options: DynamicThresholdSettings):
         self.options = options
 
-    def __call__(self, estimate: Estimate, x_t: Images, level: Level, denoise: Denoise) -> Estimate:
+    def __call__(self, estimate: Estimate, x_t: Images, level: Level, denoise: Denoiser) -> Estimate:
         values = estimate.clean.abs().flatten(1)
         rank = math.ceil(self.options.share * values.shape[1])
         threshold = values.kthvalue(rank, dim=1).values.clamp(min=1).view(-1, *[1] * (x_t.ndim - 1))
@@ -186,7 +190,7 @@ class DynamicThreshold:
 def chain(*parts: Guidance) -> Guidance:
     """Several kinds of guidance, one after the other: chain(ClassifierFree(...), DynamicThreshold(...))."""
 
-    def guide(estimate: Estimate, x_t: Images, level: Level, denoise: Denoise) -> Estimate:
+    def guide(estimate: Estimate, x_t: Images, level: Level, denoise: Denoiser) -> Estimate:
         for part in parts:
             estimate = part(estimate, x_t, level, denoise)
         return estimate
@@ -211,7 +215,7 @@ def _length(values: Tensor) -> Tensor:
     return values.flatten(1).norm(dim=1)
 
 
-def _measured(denoise: Denoise) -> Images:
+def _measured(denoise: Denoiser) -> Images:
     if denoise.degraded is None:
         raise ValueError("guidance by a measured image needs a degraded image, but degraded is None")
     return denoise.degraded

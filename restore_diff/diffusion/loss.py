@@ -25,7 +25,7 @@ class LossBatch(NamedTuple):
 
 
 class NoiseLevel(NamedTuple):
-    """The noise levels of a batch, each (batch, 1, .., 1), but t (batch,)."""
+    """The levels of a batch: x_t = signal * clean + noise * epsilon. Each is (batch, 1, .., 1), but t (batch,)."""
 
     t: Timesteps
     signal: Tensor
@@ -43,15 +43,13 @@ class TrainingEstimate:
     @cached_property
     def epsilon_error(self) -> Images:
         """True minus estimated epsilon, without loss of digits."""
-        clean, degraded, _ = self._batch
-        levels = self._level.signal, self._level.noise
-        return epsilon_error(self._kind, self._output, clean, self._epsilon, *levels, degraded)
+        (clean, degraded, _), (_, signal, noise, _) = self._batch, self._level
+        return epsilon_error(self._kind, self._output, clean, self._epsilon, signal, noise, degraded)
 
     @cached_property
     def _estimate(self) -> Estimate:
-        signal, noise = self._level.signal, self._level.noise
-        x_t = signal * self._batch.clean + noise * self._epsilon
-        return estimate(self._kind, self._output, x_t, signal, noise, self._batch.degraded)
+        (clean, degraded, _), (_, signal, noise, _) = self._batch, self._level
+        return estimate(self._kind, self._output, signal * clean + noise * self._epsilon, signal, noise, degraded)
 
     @property
     def clean(self) -> Images:
@@ -63,16 +61,16 @@ class TrainingEstimate:
 
 
 Loss: TypeAlias = Callable[[TrainingEstimate, LossBatch, NoiseLevel], Tensor]
-"""(estimate, batch, level) -> the loss of each sample, (batch,)."""
+"""(estimate, batch, level) -> the loss of each sample, (batch,): the mean over its other axes."""
 
 
 def _squared(config: DiffusionConfig) -> Loss:
-    """Weighted squared error of epsilon, Ho et al. (2020), eq. 14: each sample's mean over its other axes."""
+    """weight * (epsilon - estimate)^2, Ho et al. (2020), eq. 14 where the weight is 1."""
     return lambda estimate, batch, level: _mean((level.weight.sqrt() * estimate.epsilon_error).square())
 
 
 def _huber(config: DiffusionConfig) -> Loss:
-    """Huber (1964) of epsilon's error times the root of its weight: half the square up to huber_delta."""
+    """Huber (1964) of e = sqrt(weight) (epsilon - estimate): e^2 / 2 up to d = huber_delta, then d (|e| - d / 2)."""
 
     def loss(estimate: TrainingEstimate, batch: LossBatch, level: NoiseLevel) -> Tensor:
         error = level.weight.sqrt() * estimate.epsilon_error
@@ -102,7 +100,10 @@ class GaussianDiffusion:
         self._loss: Loss = make(LOSSES, config.loss, "diffusion.loss", config.options, config)
 
     def add_noise(self, clean: Images, t: Timesteps, epsilon: Images) -> Images:
-        """Sample x_t from q(x_t | x_0), Ho et al. (2020), eq. 4, with `epsilon` as its standard normal noise."""
+        """x_t = signal * clean + noise * epsilon, Ho et al. (2020), eq. 4: a sample of q(x_t | x_0) for normal epsilon.
+
+        `clean` is in [-1, 1]; t is (batch,).
+        """
         return self.schedule.signal(t, clean) * clean + self.schedule.noise(t, clean) * epsilon
 
     def loss(
@@ -114,7 +115,10 @@ class GaussianDiffusion:
         epsilon: Images,
         labels: Sequence[str | None] = (),
     ) -> Tensor:
-        """The loss of each sample, (batch,): that of the config, over the relative floor. Errors: as `estimate`."""
+        """The loss of each sample, (batch,), of images in [-1, 1]: that of the config.
+
+        With a relative floor, it is divided by relative_floor + mean (degraded - clean)^2. Errors: as `estimate`.
+        """
         output = predictor(self.add_noise(clean, t, epsilon), t, degraded)
         level = NoiseLevel(t, self.schedule.signal(t, clean), self.schedule.noise(t, clean), self._weight(t, clean))
         batch = LossBatch(clean, degraded, labels)
@@ -124,13 +128,14 @@ class GaussianDiffusion:
         return loss / (self.config.relative_floor + _mean((degraded - clean).square()))
 
     def _weight(self, t: Timesteps, like: Images) -> Tensor:
+        """(batch, 1, .., 1): the weight on epsilon's squared error; the clean image's is SNR times as much."""
         snr = self.schedule.snr(t, like)
         match self.config.weighting:
             case "none":
                 return torch.ones_like(snr)
-            case "snr_clamp":  # Hang et al. (2023, min-SNR), and a floor
+            case "snr_clamp":  # clamp(SNR) of the clean image: Hang et al. (2023, min-SNR), and a floor
                 return snr.clamp(self.config.snr_min, self.config.snr_max) / snr
-            case "p2":  # Choi et al. (2022)
+            case "p2":  # 1 / (k + SNR)^gamma, Choi et al. (2022)
                 return (self.config.p2_k + snr) ** -self.config.p2_gamma
 
 

@@ -76,13 +76,13 @@ class Deblur:
             raise ValueError(f"deblur:SIGMA: the standard deviation must be from 0.1 to 50 px, got {value!r}")
 
     def residual(self, clean: Images, degraded: Images) -> Tensor:
-        return degraded - _filtered(clean, lambda damping: damping, self.sigma)
+        return degraded - filtered(clean, lambda damping: damping, self.sigma)
 
     def correction(self, residual: Tensor, ratio: float) -> Images:
         def inverse(damping: Tensor) -> Tensor:
             return torch.where(damping > self.LEAST, (1 / damping).clamp(max=ratio), torch.zeros_like(damping))
 
-        return _filtered(residual, inverse, self.sigma)
+        return filtered(residual, inverse, self.sigma)
 
 
 class Colorize:
@@ -117,7 +117,7 @@ def operator_of(task: str) -> Operator:
     return choose(OPERATORS, name, "zero-shot task")(value)
 
 
-def _filtered(images: Images, response: Callable[[Tensor], Tensor], sigma: float) -> Images:
+def filtered(images: Images, response: Callable[[Tensor], Tensor], sigma: float) -> Images:
     """Multiply the spectrum by `response` of a Gaussian blur's damping; mirrored at the borders, so without seams."""
     height, width = images.shape[-2:]
     mirrored = torch.cat([images, images.flip(-2)], -2)

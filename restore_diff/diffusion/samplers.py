@@ -1,11 +1,15 @@
-"""Samplers: from noise to a restored image, with any predictor. They share where they start and how they estimate."""
+"""Samplers: from noise to a restored image, with any predictor. They share where they start and how they estimate.
+
+A sampler visits falling noise levels. At each level x_t = signal * clean + noise * epsilon, the network estimates both
+parts, and the sampler moves to the following level; the last is the clean image itself, signal 1 and noise 0.
+"""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
@@ -20,92 +24,39 @@ NoiseSource: TypeAlias = Callable[[int], Images]
 Callback: TypeAlias = Callable[[int, Images, Estimate], None]
 """(step, counted from 1, x_t, the estimate there): called once in each step, before x_t moves on."""
 
-Guidance: TypeAlias = Callable[[Estimate, Images, Level, "Denoise"], Estimate]
-"""(estimate, x_t, level, denoise) -> the estimate that the sampler uses instead."""
-
-
-class Sampler(Protocol):
-    """Made as SAMPLERS[config.name](schedule, prediction, config[, options]); ValueError when no ladder exists."""
-
-    def sample(
-        self,
-        predictor: Predictor,
-        degraded: Images | None,
-        noise: NoiseSource,
-        callback: Callback | None = None,
-        guidance: Guidance | None = None,
-    ) -> Images:
-        """Restore a batch: `degraded` in [-1, 1] -> clean, within [-1, 1] when clipped, about that otherwise.
-
-        The state is float32, or float64 as the noise is, whatever the dtype of the predictor's output. Draw 0 is used
-        at the start and draw k at step k, counted from 1, but only where eta adds noise. Errors: as `estimate`.
-        """
-        ...
-
-
-class Denoiser:
-    """Estimates of the clean image and of the noise at x_t, clipped and guided."""
-
-    def __init__(self, prediction: str, config: SamplerConfig):
-        self.prediction = prediction
-        self.clip = config.clip
-        self.starts_from_degraded = config.start_t > 0
-
-    def start(self, level: Level, degraded: Images | None, noise: NoiseSource) -> Images:
-        """x_t at the first level: noise alone, or the degraded image noised to it (Meng et al., 2022, SDEdit).
-
-        float32, or float64 as the noise is. ValueError when the degraded image is to be the start and there is none.
-        """
-        x_t = noise(0)
-        x_t = x_t.to(torch.promote_types(x_t.dtype, torch.float32))
-        if not self.starts_from_degraded:
-            return x_t
-        if degraded is None:
-            raise ValueError("start_t starts from the degraded image, but degraded is None")
-        return level.signal * degraded.to(x_t.dtype) + level.noise * x_t
-
-    def __call__(
-        self,
-        predictor: Predictor,
-        x_t: Images,
-        level: Level,
-        degraded: Images | None,
-        guidance: Guidance | None = None,
-    ) -> Estimate:
-        """Estimate by one network call, or more if guidance makes some."""
-        found = self.estimate(predictor, x_t, level, degraded)
-        if guidance is None:
-            return found
-        return guidance(found, x_t, level, Denoise(self, predictor, level, degraded))
-
-    def estimate(self, predictor: Predictor, x_t: Images, level: Level, degraded: Images | None) -> Estimate:
-        """A clipped clean image is in [-1, 1], and the noise is what it then implies."""
-        t = torch.full((len(x_t),), level.t, device=x_t.device)
-        levels = level.signal, level.noise
-        # Neither the output nor an epsilon before clipping gets a name that keeps it: each is as large as the image.
-        if not self.clip:
-            return estimate(self.prediction, predictor(x_t, t, degraded), x_t, *levels, degraded)
-        clean = estimate(self.prediction, predictor(x_t, t, degraded), x_t, *levels, degraded).clean.clamp(-1, 1)
-        return Estimate(clean, implied_epsilon(clean, x_t, *levels))
-
 
 @dataclass(frozen=True)
-class Denoise:
-    """The network at one noise level, for guidance."""
+class Denoiser:
+    """The network as an estimator of the clean image and the noise, for one batch at one noise level."""
 
-    denoiser: Denoiser
     predictor: Predictor
+    prediction: str
+    clip: bool
     level: Level
     degraded: Images | None
     """The degraded image of the sampler, in [-1, 1]."""
 
     def __call__(self, x_t: Images, **condition: Any) -> Estimate:
-        """The estimate at another x_t, by a network call; with gradients inside torch.enable_grad().
+        """Estimate by one network call; with gradients inside torch.enable_grad().
 
-        `condition`: keywords for the network instead of its own, e.g. weather=None: without its label.
+        A clipped clean image is in [-1, 1], and epsilon is what it then implies. `condition`: keywords for the network
+        instead of its own, e.g. weather=None: without its label. Errors: as `prediction.estimate`.
         """
-        return self.denoiser.estimate(partial(self.predictor, **condition), x_t, self.level, self.degraded)
+        t = torch.full((len(x_t),), self.level.t, device=x_t.device)
+        levels = self.level.signal, self.level.noise
+        # The output gets no name that keeps it: it is as large as the image, as is an epsilon that clipping replaces.
+        clean, epsilon = estimate(
+            self.prediction, partial(self.predictor, **condition)(x_t, t, self.degraded), x_t, *levels, self.degraded
+        )
+        if self.clip:
+            del epsilon
+            clean = clean.clamp(-1, 1)
+            epsilon = implied_epsilon(clean, x_t, *levels)
+        return Estimate(clean, epsilon)
 
+
+Guidance: TypeAlias = Callable[[Estimate, Images, Level, Denoiser], Estimate]
+"""(estimate, x_t, level, denoise) -> the estimate that the sampler uses instead. `denoise(x)`: a network call."""
 
 EstimateAt: TypeAlias = Callable[[Images, Level], Estimate]
 """(x_t, level) -> the estimate there, clipped and guided."""
@@ -117,13 +68,14 @@ Move: TypeAlias = Callable[[int, Level, Level, Images, Estimate], Images]
 class LadderSampler:
     """Estimates at each level of the ladder, then moves to the next, the last of which is free of noise.
 
-    A subclass gives the move: DDIM, multistep, Heun, or one of your own.
+    A subclass gives the move: DDIM, multistep, Heun, or one of your own. Made as
+    SAMPLERS[config.name](schedule, prediction, config[, options]); ValueError when no ladder exists.
     """
 
     def __init__(self, schedule: NoiseSchedule, prediction: str, config: SamplerConfig) -> None:
-        self.denoise = Denoiser(prediction, config)
+        self.prediction = prediction
+        self.config = config
         self.levels = levels(schedule, config)
-        self.eta = config.eta
 
     def solver(self, denoise: EstimateAt, noise: NoiseSource) -> Move:
         """The move of one batch, called once a step; it may keep what it needs of earlier steps."""
@@ -138,12 +90,19 @@ class LadderSampler:
         callback: Callback | None = None,
         guidance: Guidance | None = None,
     ) -> Images:
-        """As `Sampler.sample`."""
+        """Restore a batch: `degraded` in [-1, 1] -> clean, within [-1, 1] when clipped, about that otherwise.
+
+        The state is float32, or float64 as the noise is, whatever the dtype of the predictor's output. Draw 0 is used
+        at the start and draw k at step k, counted from 1, but only where eta adds noise. Errors: as
+        `prediction.estimate`, and ValueError when start_t is to start from a degraded image and there is none.
+        """
 
         def denoise(x_t: Images, level: Level) -> Estimate:
-            return self.denoise(predictor, x_t, level, degraded, guidance)
+            denoiser = Denoiser(predictor, self.prediction, self.config.clip, level, degraded)
+            found = denoiser(x_t)
+            return found if guidance is None else guidance(found, x_t, level, denoiser)
 
-        x_t, move = self.denoise.start(self.levels[0], degraded, noise), self.solver(denoise, noise)
+        x_t, move = self._start(degraded, noise(0)), self.solver(denoise, noise)
         for step, (level, following) in enumerate(pairwise(self.levels), start=1):
             found = denoise(x_t, level)
             if callback is not None:
@@ -151,18 +110,32 @@ class LadderSampler:
             x_t = move(step, level, following, x_t, found)
         return x_t
 
+    def _start(self, degraded: Images | None, epsilon: Images) -> Images:
+        """x_t at the first level: noise alone, or the degraded image noised to it (Meng et al., 2022, SDEdit)."""
+        epsilon = epsilon.to(torch.promote_types(epsilon.dtype, torch.float32))
+        if not self.config.start_t:
+            return epsilon
+        if degraded is None:
+            raise ValueError("start_t starts from the degraded image, but degraded is None")
+        first = self.levels[0]
+        return first.signal * degraded.to(epsilon.dtype) + first.noise * epsilon
+
+
+Sampler: TypeAlias = LadderSampler
+"""Or any class with its `sample`."""
+
 
 class DDIMSampler(LadderSampler):
-    """DDIM, Song et al. (2021), eq. 12 and 16: deterministic at eta 0, ancestral DDPM at eta 1."""
+    """DDIM, Song et al. (2021), eq. 12 and 16: deterministic at eta 0, ancestral DDPM at eta 1.
+
+    x' = signal' clean + sqrt(noise'^2 - v) epsilon + sqrt(v) fresh noise, where ' is the following level and
+    v = eta^2 noise'^2 / noise^2 (1 - signal^2 / signal'^2).
+    """
 
     def solver(self, denoise: EstimateAt, noise: NoiseSource) -> Move:
-        """As `LadderSampler.solver`."""
-
         def move(step: int, level: Level, following: Level, x_t: Images, found: Estimate) -> Images:
-            fresh_variance = 0.0
-            if self.eta:
-                kept = 1 - level.signal**2 / following.signal**2
-                fresh_variance = self.eta**2 * following.noise**2 / level.noise**2 * kept
+            fresh_variance = self.config.eta**2 * following.noise**2 / level.noise**2
+            fresh_variance *= 1 - level.signal**2 / following.signal**2
             along = math.sqrt(max(following.noise**2 - fresh_variance, 0.0))  # below 0 by rounding only
             x_t = (following.signal * found.clean).add_(found.epsilon, alpha=along)  # in place: images may be large
             return x_t + math.sqrt(fresh_variance) * noise(step).to(x_t.dtype) if fresh_variance > 0 else x_t
@@ -171,14 +144,13 @@ class DDIMSampler(LadderSampler):
 
 
 class HeunSampler(LadderSampler):
-    """Heun's method on the probability flow, Karras et al. (2022), alg. 1 without churn: order 2, in sigma.
+    """Heun's method on the probability flow, Karras et al. (2022), alg. 1 without churn: order 2.
 
-    Two network calls a step, but one at the last: 2 * num_steps - 1 in all.
+    d (x_t / signal) = epsilon d sigma with sigma = noise / signal: the mean epsilon of both ends of an Euler step makes
+    the step. Two network calls a step, but one at the last: 2 * num_steps - 1 in all.
     """
 
     def solver(self, denoise: EstimateAt, noise: NoiseSource) -> Move:
-        """As `LadderSampler.solver`."""
-
         def move(step: int, level: Level, following: Level, x_t: Images, found: Estimate) -> Images:
             euler = following.signal * found.clean + following.noise * found.epsilon
             if not following.noise > 0:
@@ -196,10 +168,12 @@ class HeunSampler(LadderSampler):
 
 
 class DPMSolverSampler(LadderSampler):
-    """DPM-Solver++(2M), Lu et al. (2022), arXiv 2211.01095, algorithm 2."""
+    """DPM-Solver++(2M), Lu et al. (2022), arXiv 2211.01095, algorithm 2: DDIM's step to clean + (clean - before) / 2r.
+
+    r is the length of the step before over that of this one, in lambda.
+    """
 
     def solver(self, denoise: EstimateAt, noise: NoiseSource) -> Move:
-        """As `LadderSampler.solver`."""
         past: list[tuple[Level, Images]] = []  # the level before, and the clean image estimated there
 
         def move(step: int, level: Level, following: Level, x_t: Images, found: Estimate) -> Images:
@@ -220,7 +194,6 @@ class UniPCSampler(LadderSampler):
     """
 
     def solver(self, denoise: EstimateAt, noise: NoiseSource) -> Move:
-        """As `LadderSampler.solver`."""
         past: list[tuple[Level, Images]] = []  # the last two levels left behind, and the clean images estimated there
         left: list[Images] = []  # x_t at the last of them
 
@@ -234,7 +207,7 @@ class UniPCSampler(LadderSampler):
 
 
 def _predicted(x_t: Images, past: list[tuple[Level, Images]], following: Level) -> Images:
-    """UniP: the step from the newest of `past`."""
+    """UniP: the step from the newest of `past`, towards its clean image plus half a change, (clean - before) / r."""
     level, clean = past[-1]
     if len(past) == 1 or following.noise == 0:
         return _towards(clean, x_t, level, following)
@@ -244,7 +217,7 @@ def _predicted(x_t: Images, past: list[tuple[Level, Images]], following: Level) 
 
 
 def _corrected(left: Images, past: list[tuple[Level, Images]], level: Level, clean: Images) -> Images:
-    """UniC: the step from the newest of `past` to `level`, again, now that the estimate there is known."""
+    """UniC: the step from the newest of `past` to `level` again, now that the clean image there is known."""
     (start, clean_start), gap = past[-1], -_log_snr_gap(past[-1][0], level)
     shrink = math.expm1(gap)
     base = _towards(clean_start, left, start, level)
@@ -260,7 +233,10 @@ def _corrected(left: Images, past: list[tuple[Level, Images]], level: Level, cle
 
 
 def _towards(target: Images, x_t: Images, level: Level, following: Level) -> Images:
-    """The exact step if the clean image were `target` all along: DDIM's."""
+    """DDIM's step, exact if the clean image were `target` all along: x' = k x_t + (signal' - k signal) target.
+
+    k = noise' / noise, and signal' - k signal = signal' (1 - exp(-h)).
+    """
     kept = following.noise / level.noise
     return kept * x_t + (following.signal - kept * level.signal) * target
 

@@ -17,7 +17,8 @@ from restore_diff.tensors import Images, Timesteps
 class NoiseSchedule:
     """The levels of the forward process q(x_t | x_0) = N(signal * x_0, noise^2 I), Ho et al. (2020), eq. 4.
 
-    `alpha_bar` is (num_timesteps,), float64, on the CPU, and falls strictly from below 1 to above 0.
+    alpha_bar_t is the product of 1 - beta up to t; signal^2 = alpha_bar, and noise^2 = 1 - alpha_bar. `alpha_bar` is
+    (num_timesteps,), float64, on the CPU, and falls strictly from below 1 to above 0.
     ValueError when the settings make a beta of 1 or more, as linear ends do for a small num_timesteps.
     """
 
@@ -60,7 +61,7 @@ def quadratic_betas(config: ScheduleConfig) -> Tensor:
 
 
 def cosine_betas(config: ScheduleConfig) -> Tensor:
-    """alpha_bar falls as a squared cosine, Nichol and Dhariwal (2021), eq. 17."""
+    """alpha_bar = cos^2(pi / 2 (time + s) / (1 + s)), s = 0.008, over its start, Nichol and Dhariwal (2021), eq. 17."""
     return _betas_of(lambda time: torch.cos((time + 0.008) / 1.008 * math.pi / 2).square(), config.num_timesteps)
 
 

@@ -1,5 +1,6 @@
 """Checks of data sets: file names, unreadable files, sizes, mispaired images, duplicates, train-test leaks."""
 
+import contextlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,11 +10,18 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from restore_diff.data.cards import CardConfig, SplitConfig, find_cards, folder_of, load_card
+from restore_diff.data.cards import CardConfig, find_cards, load_card
 from restore_diff.data.images import read_rgb_uint8
 from restore_diff.data.leaks import Fingerprint, Match, descriptors, find_matches, fingerprint, is_plain
 from restore_diff.data.names import DataError, ImageError, PairPath, list_images
-from restore_diff.data.pairs import MOST_CROPPED_PX, PairList, Split, find_pairs
+from restore_diff.data.pairs import (
+    MOST_CROPPED_PX,
+    PairList,
+    Split,
+    find_pairs,
+    layout_on_disk,
+    two_folders,
+)
 from restore_diff.doctor.machine import Check, Status
 
 SPLITS: tuple[Split, ...] = ("train", "test")
@@ -106,27 +114,17 @@ def _splits(source: str, root: Path) -> Sequence[Split | None]:
 def _splits_of_card(card: CardConfig, root: Path) -> Sequence[Split]:
     """The splits with files on the disk; without any, the last split of the card."""
     known: list[Split] = [split for split in SPLITS if getattr(card, split) is not None]
-    return [split for split in known if _is_on_disk(getattr(card, split), root)] or known[-1:]
-
-
-def _is_on_disk(split: SplitConfig, root: Path) -> bool:
-    return bool(split.parts) or any(
-        all((folder_of(layout, root) / side).is_dir() for side in (layout.clean, layout.degraded) if side is not None)
-        for layout in split.layouts
-    )
+    found: list[Split] = [s for s in known if getattr(card, s).parts or layout_on_disk(getattr(card, s), root)]
+    return found or known[-1:]
 
 
 def _files_below(source: str, split: Split | None) -> tuple[PairPath, ...]:
     """Every image of a folder, or of two "DEGRADED:CLEAN", whose names could not be paired."""
-    halves = [[source[:at], source[at + 1 :]] for at, char in enumerate(source) if char == ":"]
-    candidates = [[Path(source).expanduser() / (split or "")]]
-    candidates += [[Path(half).expanduser() for half in both] for both in halves]
+    folder = Path(source).expanduser() / (split or "")
     files: dict[Path, PairPath] = {}
-    for folder in next((those for those in candidates if all(path.is_dir() for path in those)), []):
-        try:
-            files |= {path: PairPath(None, path, name) for name, path in list_images(folder).items()}
-        except DataError:
-            continue
+    for below in [folder] if folder.is_dir() else two_folders(source) or ():
+        with contextlib.suppress(DataError):
+            files |= {path: PairPath(None, path, name) for name, path in list_images(below).items()}
     return tuple(files.values())
 
 

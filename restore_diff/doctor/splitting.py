@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from restore_diff.data.leaks import groups
 from restore_diff.data.names import DataError, PairPath, match_by_habit
 from restore_diff.data.pairs import find_pairs
 from restore_diff.doctor.sets import SPLITS, DataSet
+from restore_diff.files import new_folder
 from restore_diff.randomness import mix
 
 
@@ -53,14 +53,10 @@ def divide(one: DataSet, test_share: float, seed: int) -> Division:
 def write_split(division: Division, out: Path) -> None:
     """Write `out`/train and `out`/test, each with input/ and target/, or with clean photographs directly.
 
-    The files are hard links, or copies where the disk cannot link. DataError where `out` exists, or where the written
-    files are not paired as before; then nothing is left behind.
+    The files are hard links, or copies where the disk cannot link. OSError where `out` exists, DataError where the
+    written files are not paired as before; then nothing is left behind.
     """
-    if out.exists():
-        raise DataError(f"{out}: exists already; name a new folder, nothing is overwritten")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".split-", dir=out.parent) as scratch:
-        part = Path(scratch) / "split"
+    with new_folder(out) as part:
         for split, pairs in zip(SPLITS, (division.train, division.test), strict=True):
             files = _plan(pairs)
             for target, source in tqdm(files.items(), unit="file", desc=f"write {split}", disable=None):
@@ -70,13 +66,12 @@ def write_split(division: Division, out: Path) -> None:
             num_found = len(find_pairs(str(part), split, Path()).pairs)
             if num_found != len(pairs):
                 raise DataError(f"{out}: {len(pairs)} pairs were written to {split}, but {num_found} are found there")
-        part.rename(out)
 
 
 def _plan(pairs: Sequence[PairPath]) -> dict[str, Path]:
     """Relative path -> file. Names are kept where they suffice to pair the files again, else numbered."""
     if all(pair.degraded is None for pair in pairs):
-        return {f"{pair.clean.stem}{pair.clean.suffix}": pair.clean for pair in pairs}
+        return {pair.clean.name: pair.clean for pair in pairs}
     for names in (_own_names(pairs), _numbered_names(pairs)):
         clean = {names[pair.clean]: pair.clean for pair in pairs}
         degraded = {names[pair.degraded]: pair.degraded for pair in pairs if pair.degraded is not None}

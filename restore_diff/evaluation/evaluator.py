@@ -14,9 +14,8 @@ from torch import Tensor
 
 from restore_diff.data.pairs import Pair
 from restore_diff.distributed import ALONE, Processes
-from restore_diff.metrics.fidelity import to_levels
 from restore_diff.metrics.perceptual import LPIPS
-from restore_diff.metrics.protocols import PROTOCOLS
+from restore_diff.metrics.protocols import PROTOCOLS, to_levels
 from restore_diff.tensors import Images
 
 INPUT = "_input"

@@ -99,10 +99,15 @@ def draw_panel(path: Path, examples: Sequence[Shown]) -> None:
 def _line(shown: Shown) -> Tensor:
     tiles = {name: _shrunk(image, PANEL_SIDE_PX) for name, image in shown.images.items() if name != "degraded_error"}
     padded = F.pad(torch.stack([*tiles.values()]), (0, 0, CAPTION_PX, 0), value=1.0)
-    picture = to_pil_image(make_grid(padded, nrow=len(tiles), padding=GAP_PX, pad_value=1.0))
-    text = f"{shown.example.caption}   ({' | '.join(tiles)} x{ERROR_SCALE})"
+    picture = make_grid(padded, nrow=len(tiles), padding=GAP_PX, pad_value=1.0)
+    return with_text(picture, f"{shown.example.caption}   ({' | '.join(tiles)} x{ERROR_SCALE})", GAP_PX)
+
+
+def with_text(image: Tensor, text: str, corner_px: int) -> Tensor:
+    """Write text in black into an image (3, H, W) in [0, 1], near its upper left corner; rounded to 8-bit levels."""
+    picture = to_pil_image(image)
     printable = text.encode("ascii", "replace").decode()  # the built-in font may lack other characters
-    ImageDraw.Draw(picture).text((GAP_PX, GAP_PX), printable, fill=(0, 0, 0))
+    ImageDraw.Draw(picture).text((corner_px, corner_px), printable, fill=(0, 0, 0))
     return pil_to_tensor(picture).float() / 255
 
 

@@ -19,7 +19,7 @@ from restore_diff.config import ExperimentConfig, config_from_dict, to_dict
 from restore_diff.diffusion.schedule import NoiseSchedule
 from restore_diff.errors import UserError
 from restore_diff.files import replace_atomically
-from restore_diff.interop.weatherdiffusion import Imported
+from restore_diff.interop.weatherdiffusion import Imported, run_name
 from restore_diff.models.layers import NORM_EPSILON
 from restore_diff.settings import NetworkConfig
 
@@ -53,16 +53,12 @@ RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out
 """Parts of an attention layer: names of diffusers up to 0.16, today's names."""
 
 
-class DiffusersError(UserError):
-    """diffusers and this project cannot exchange this network."""
-
-
 def unet2d_config(config: NetworkConfig) -> dict[str, Any]:
-    """Return the settings of the UNet2DModel equal to ours on cat([degraded, x_t]). Raises DiffusersError."""
+    """Return the settings of the UNet2DModel equal to ours on cat([degraded, x_t]). Raises UserError."""
     unsupported = [f"model.kind={config.kind}"] * (config.kind != "unet") + ["model.hint=true"] * config.hint
     unsupported += [f"model.unshuffle={config.unshuffle}"] * (config.unshuffle > 1)
     if unsupported:
-        raise DiffusersError(f"diffusers' UNet2DModel does not support {', '.join(unsupported)}; use export onnx")
+        raise UserError(f"diffusers' UNet2DModel does not support {', '.join(unsupported)}; use export onnx")
     kinds = ["Attn" if level in config.attention_levels else "" for level in range(len(config.channel_multipliers))]
     return {
         "_class_name": "UNet2DModel",
@@ -111,7 +107,7 @@ def scheduler_config(config: ExperimentConfig) -> dict[str, Any] | None:
 def save_diffusers(folder: Path, config: ExperimentConfig, weights: Weights) -> bool:
     """Write the folder, our config in the metadata of its weights; return whether DDIMPipeline can sample from it.
 
-    Raises DiffusersError, OSError.
+    Raises UserError, OSError.
     """
     network, scheduler = unet2d_config(config.model), scheduler_config(config)
     samples = scheduler is not None and not config.model.condition_channels and config.codec.name == "identity"
@@ -136,27 +132,27 @@ def read_diffusers(folder: Path) -> Imported:
     """Read a folder of `save_diffusers`, or one with a UNet2DModel and the config of its scheduler.
 
     A folder of a pipeline has them in unet/ and scheduler/. Of a conditional network, the first input channels are the
-    condition. DiffusersError for files that are missing and for networks without an equal here, WeightsError for
+    condition. UserError for files that are missing and for networks without an equal here, WeightsError for
     weights that cannot be read; both name the path.
     """
     unet = folder / "unet" if (folder / "unet" / CONFIG_FILE).is_file() else folder
     file = unet / WEIGHTS_FILE
     if not file.is_file():
-        raise DiffusersError(f"{folder}: {WEIGHTS_FILE} is not in it; save_pretrained of diffusers writes it")
+        raise UserError(f"{folder}: {WEIGHTS_FILE} is not in it; save_pretrained of diffusers writes it")
     theirs = _read_json(unet / CONFIG_FILE)
     with contextlib.suppress(WeightsError):  # raised where there is no metadata of ours
         ours = load_weights(file)
         return Imported(ours.tensors, config_from_dict(without_retired(ours.config)), ours.step)
     scheduler = next((path for path in (folder / "scheduler", unet) if (path / SCHEDULER_FILE).is_file()), None)
     if scheduler is None:
-        raise DiffusersError(f"{folder}: {SCHEDULER_FILE} is not in it; it names the prediction and the noise schedule")
+        raise UserError(f"{folder}: {SCHEDULER_FILE} is not in it; it names the prediction and the noise schedule")
     try:
         config = _experiment(folder.resolve().name, theirs, _read_json(scheduler / SCHEDULER_FILE))
         tensors = {_renamed(name): tensor.float() for name, tensor in load_file(file).items()}
         require_finite(tensors)
     except (KeyError, TypeError, ValueError, SafetensorError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else "; ".join(str(error).splitlines())
-        raise DiffusersError(f"{folder}: not a network of this project: {reason}") from error
+        raise UserError(f"{folder}: not a network of this project: {reason}") from error
     return Imported(tensors, config, 0)
 
 
@@ -205,7 +201,7 @@ def _experiment(name: str, theirs: dict[str, Any], scheduler: dict[str, Any]) ->
     ends = {end: scheduler[end] * num_timesteps / 1000 for end in ("beta_start", "beta_end")}
     config = config_from_dict(
         {
-            "name": re.sub(r"[^\w.-]+", "_", name).lstrip(".-") or "diffusers",
+            "name": run_name(name) or "diffusers",
             "data": {"crop_size_px": size} if isinstance(size, int) else {},
             "model": _network(theirs),
             "diffusion": {"prediction": predictions[prediction]},
@@ -225,7 +221,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise DiffusersError(f"{path}: cannot be read ({str(error)[:200]})") from error
+        raise UserError(f"{path}: cannot be read ({str(error)[:200]})") from error
     if not isinstance(content, dict):
-        raise DiffusersError(f"{path}: not the config of a network")
+        raise UserError(f"{path}: not the config of a network")
     return content

@@ -26,10 +26,6 @@ MAX_WEIGHT_BYTES = 2**31 - 2**26
 """The limit of protocol buffers, 2 GiB, less a margin for the graph."""
 
 
-class OnnxError(UserError):
-    """The network cannot be exported, or the file does not compute the same output."""
-
-
 class Exported(NamedTuple):
     content: bytes
     difference: float
@@ -37,13 +33,13 @@ class Exported(NamedTuple):
 
 
 def require_onnx() -> None:
-    """Raise OnnxError where a package of the extra `onnx` is missing."""
+    """Raise UserError where a package of the extra `onnx` is missing."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise OnnxError(f'export onnx needs more packages ({error}): pip install "restore_diff[onnx]"') from error
+        raise UserError(f'export onnx needs more packages ({error}): pip install "restore_diff[onnx]"') from error
 
 
 def sampling_metadata(config: ExperimentConfig, alpha_bar: Tensor, size_multiple: int, step: int) -> dict[str, Any]:
@@ -68,18 +64,18 @@ def sampling_metadata(config: ExperimentConfig, alpha_bar: Tensor, size_multiple
 def to_onnx(model: Network, metadata: dict[str, Any]) -> Exported:
     """Trace a conditional network, on the CPU in float32 and evaluation mode, and compare the file with it.
 
-    Raises OnnxError where a package is missing, the network is too large, or the difference exceeds TOLERANCE.
+    Raises UserError where a package is missing, the network is too large, or the difference exceeds TOLERANCE.
     """
     require_onnx()
     if not model.config.condition_channels:
-        raise OnnxError("model.condition_channels is 0: export onnx needs a network with a degraded image")
+        raise UserError("model.condition_channels is 0: export onnx needs a network with a degraded image")
     if sum(tensor.nbytes for tensor in model.state_dict().values()) > MAX_WEIGHT_BYTES:
-        raise OnnxError("the network is too large: an ONNX file holds at most 2 GiB")
+        raise UserError("the network is too large: an ONNX file holds at most 2 GiB")
     with _quiet():
         content = _traced(model, metadata)
     difference = _difference(model, content)
     if not difference <= TOLERANCE:
-        raise OnnxError(
+        raise UserError(
             f"the ONNX file is wrong: onnxruntime differs from torch by {difference:.1e} of the largest output, "
             f"more than {TOLERANCE:.0e}; try other versions of torch and onnxscript"
         )
@@ -97,7 +93,7 @@ def _traced(model: Network, metadata: dict[str, Any]) -> bytes:
     try:
         program = torch.onnx.export(model, inputs, **names, dynamic_shapes=shapes, dynamo=True, verbose=False)
     except torch.onnx.errors.OnnxExporterError as error:
-        raise OnnxError(f"torch {torch.__version__} cannot export: {str(error).splitlines()[0]}") from error
+        raise UserError(f"torch {torch.__version__} cannot export: {str(error).splitlines()[0]}") from error
     assert program is not None
     file = program.model_proto
     for part in (file.graph, *file.graph.node):  # stack traces, which hold local paths
@@ -107,7 +103,7 @@ def _traced(model: Network, metadata: dict[str, Any]) -> bytes:
 
 
 def _difference(model: Network, content: bytes) -> float:
-    """Return the largest difference at two sizes and two batch sizes, all unlike the trace's. Raises OnnxError."""
+    """Return the largest difference at two sizes and two batch sizes, all unlike the trace's. Raises UserError."""
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as errors  # type: ignore[attr-defined]
 
@@ -117,7 +113,7 @@ def _difference(model: Network, content: bytes) -> float:
         return _largest_difference(model, session)
     except tuple(getattr(errors, name) for name in known) as error:  # they have no common base class
         reason = str(error).splitlines()[0]
-        raise OnnxError(f"onnxruntime {onnxruntime.__version__} cannot run the file: {reason}") from error
+        raise UserError(f"onnxruntime {onnxruntime.__version__} cannot run the file: {reason}") from error
 
 
 def _largest_difference(model: Network, session: Any) -> float:

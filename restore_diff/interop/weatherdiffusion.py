@@ -52,6 +52,11 @@ class Imported(NamedTuple):
     step: int
 
 
+def run_name(text: str) -> str:
+    """Return `text` with other characters than those of file names replaced; it may be empty."""
+    return re.sub(r"[^\w.-]+", "_", text).lstrip(".-")
+
+
 def read_weatherdiffusion(path: Path) -> Imported:
     """Read one of their files (`*.pth.tar`), averaged weights if present. Raises WeightsError with the path.
 
@@ -100,7 +105,7 @@ def _config(theirs: dict[str, Tensor], name: str) -> ExperimentConfig:
     size = ATTENTION_SIZE * 2 ** attention[0]
     return config_from_dict(
         {
-            "name": re.sub(r"[^\w.-]+", "_", name).lstrip(".-") or "weatherdiffusion",
+            "name": run_name(name) or "weatherdiffusion",
             "data": {"train": "allweather", "test": "raindrop", "crop_size_px": size, "crops_per_image": 16},
             "diffusion": {"prediction": "epsilon", "timesteps": "antithetic"},
             "model": {

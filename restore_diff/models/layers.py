@@ -29,12 +29,34 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+def wide_linear(layer: nn.Linear, inputs: Tensor) -> Tensor:
+    """The output of a linear layer, in float32 under any autocast and for any dtype of its weights."""
+    weight, bias = widened(layer.weight), None if layer.bias is None else widened(layer.bias)
+    with torch.autocast(inputs.device.type, enabled=False):
+        return F.linear(inputs.to(weight.dtype), weight, bias)
+
+
+def wide_convolution(layer: nn.Conv2d, features: Images) -> Images:
+    """The output of a 3x3 convolution, in float32 under any autocast and for any dtype of its weights."""
+    weight, bias = widened(layer.weight), None if layer.bias is None else widened(layer.bias)
+    with torch.autocast(features.device.type, enabled=False):
+        return F.conv2d(widened(features), weight, bias, padding=1)
+
+
 def sinusoids(t: Timesteps, num_channels: int) -> Tensor:
     """(batch, num_channels) float32: sines, then cosines, at frequencies 1 to 1/10000; Vaswani et al. (2017), 3.5."""
     half = num_channels // 2
     exponents = torch.arange(half, dtype=torch.float32, device=t.device) / (half - 1)
     angles = t.float()[:, None] * torch.exp(-math.log(10_000) * exponents)  # (batch, half)
     return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def check_labels(config: NetworkConfig) -> None:
+    """Raise ValueError for labels that a hint cannot hold, and for detection without a hint."""
+    if config.recognise and not config.hint:
+        raise ValueError("recognise=true needs hint=true: the detected weather becomes the hint")
+    if config.labels[0] != "none":
+        raise ValueError(f"labels must begin with none, got {', '.join(config.labels)}")
 
 
 def check_inputs(config: NetworkConfig, size_multiple: int, x_t: Images, t: Timesteps, degraded: Images | None) -> None:
@@ -52,6 +74,12 @@ def check_inputs(config: NetworkConfig, size_multiple: int, x_t: Images, t: Time
         raise ValueError(f"height and width must be multiples of {size_multiple}, got {height} x {width}")
 
 
+def stacked(config: NetworkConfig, x_t: Images, degraded: Images | None, dtype: torch.dtype) -> Images:
+    """cat([degraded, x_t]) with space folded into channels by `unshuffle`: the input of the first convolution."""
+    images = x_t if degraded is None else torch.cat([degraded, x_t], dim=1)
+    return F.pixel_unshuffle(images.to(dtype), config.unshuffle)
+
+
 class TimeEmbedding(nn.Module):
     """Two linear layers over the sinusoids of t, in float32 under any autocast and for any dtype of weights."""
 
@@ -62,9 +90,8 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, t: Timesteps) -> Tensor:
         """(batch, embedding_channels), float32."""
-        with torch.autocast(t.device.type, enabled=False):
-            hidden = _wide_linear(self.linear_1, sinusoids(t, self.linear_1.in_features))
-            return _wide_linear(self.linear_2, F.silu(hidden))
+        hidden = wide_linear(self.linear_1, sinusoids(t, self.linear_1.in_features))
+        return wide_linear(self.linear_2, F.silu(hidden))
 
 
 class WeatherEmbedding(nn.Linear):
@@ -76,8 +103,7 @@ class WeatherEmbedding(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """(batch, embedding_channels), in float32 as the embedding of t is."""
-        with torch.autocast(input.device.type, enabled=False):
-            return F.linear(input.to(widened(self.weight).dtype), widened(self.weight))
+        return wide_linear(self, input)
 
 
 class WeatherHead(nn.Module):
@@ -93,22 +119,10 @@ class WeatherHead(nn.Module):
 
     def forward(self, features: list[Images]) -> Tensor:
         """(batch, num_labels), in float32 under any autocast."""
-        with torch.autocast(features[0].device.type, enabled=False):
-            wide = [widened(layer).flatten(2) for layer in features]
-            pooled = [part for layer in wide for part in (layer.mean(2), layer.std(2, correction=0))]
-            normed = torch.cat([F.layer_norm(part, part.shape[1:]) for part in pooled], dim=1)
-            return _wide_linear(self.out, F.silu(_wide_linear(self.hidden, normed)))
-
-
-def wide_convolution(layer: nn.Conv2d, features: Images) -> Images:
-    """The output of a 3x3 convolution, in float32 under any autocast and for any dtype of its weights."""
-    features = widened(features)
-    with torch.autocast(features.device.type, enabled=False):
-        return F.conv2d(features, widened(layer.weight), None if layer.bias is None else widened(layer.bias), padding=1)
-
-
-def _wide_linear(layer: nn.Linear, inputs: Tensor) -> Tensor:
-    return F.linear(inputs.to(widened(layer.weight).dtype), widened(layer.weight), widened(layer.bias))
+        wide = [widened(layer).flatten(2) for layer in features]
+        pooled = [part for layer in wide for part in (layer.mean(2), layer.std(2, correction=0))]
+        normed = torch.cat([F.layer_norm(part, part.shape[1:]) for part in pooled], dim=1)
+        return wide_linear(self.out, F.silu(wide_linear(self.hidden, normed)))
 
 
 class ResidualBlock(nn.Module):

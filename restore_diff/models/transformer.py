@@ -19,6 +19,8 @@ from restore_diff.models.layers import (
     TimeEmbedding,
     WeatherHead,
     check_inputs,
+    check_labels,
+    stacked,
     wide_convolution,
     widened,
     zeroed,
@@ -129,8 +131,7 @@ class Transformer(nn.Module):
     ) -> tuple[list[Images], Images, Tensor]:
         """The features of each level but the last, those of the last, and the embedding."""
         check_inputs(self.config, self.size_multiple, x_t, t, degraded)
-        inputs = x_t if degraded is None else torch.cat([degraded, x_t], dim=1)
-        features = self.conv_in(F.pixel_unshuffle(inputs.to(self.conv_in.weight.dtype), self.config.unshuffle))
+        features = self.conv_in(stacked(self.config, x_t, degraded, self.conv_in.weight.dtype))
         embedding = F.silu(self.time_embedding(t)).to(features.dtype)
         skips = []
         for blocks, down in zip(self.encoder, self.downs, strict=True):
@@ -260,7 +261,4 @@ def _check(config: NetworkConfig, options: TransformerSettings, widths: list[int
         raise ValueError(f"options.head_channels={options.head_channels} must divide options.channels={widths[0]}")
     if config.hint and not options.token_channels:
         raise ValueError("hint=true needs options.token_channels above 0: the hint is read by cross-attention")
-    if config.recognise and not config.hint:
-        raise ValueError("recognise=true needs hint=true: the detected weather becomes the hint")
-    if config.labels[0] != "none":
-        raise ValueError(f"labels must begin with none, got {', '.join(config.labels)}")
+    check_labels(config)

@@ -18,6 +18,8 @@ from restore_diff.models.layers import (
     WeatherEmbedding,
     WeatherHead,
     check_inputs,
+    check_labels,
+    stacked,
     wide_convolution,
     zeroed,
 )
@@ -95,9 +97,7 @@ class UNet(nn.Module):
     ) -> tuple[list[Images], Images, Tensor]:
         """The skips, the features at the smallest size, and the embedding."""
         check_inputs(self.config, self.size_multiple, x_t, t, degraded)
-        inputs = x_t if degraded is None else torch.cat([degraded, x_t], dim=1)
-        inputs = F.pixel_unshuffle(inputs.to(self.conv_in.weight.dtype), self.config.unshuffle)
-        features = self.conv_in(inputs)
+        features = self.conv_in(stacked(self.config, x_t, degraded, self.conv_in.weight.dtype))
         embedding = self.time_embedding(t)
         if self.weather_embedding is not None and weather is not None:
             embedding = embedding + self.weather_embedding(weather)
@@ -193,10 +193,7 @@ def _attention(config: NetworkConfig, width: int, present: bool) -> SelfAttentio
 
 
 def _check(config: NetworkConfig) -> None:
-    if config.recognise and not config.hint:
-        raise ValueError("recognise=true needs hint=true: the detected weather becomes the hint")
-    if config.labels[0] != "none":
-        raise ValueError(f"labels must begin with none, got {', '.join(config.labels)}")
+    check_labels(config)
     widths = _widths(config)
     for width in widths:
         if width % config.num_groups:

@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from restore_diff.randomness import generator
-from restore_diff.settings import HazeConfig, range_names
+from restore_diff.settings import HazeConfig
 from restore_diff.tensors import Images
-from restore_diff.weather.scene import check_seeds, drawn_ranges
+from restore_diff.weather.scene import draw_scenes, stacked, uniform
 
 FRAME_PX = 320
 """An image with a shorter side is treated as a crop of an image of this size: it shows a part of the scene."""
@@ -54,8 +54,7 @@ def procedural_depth(clean: Images, seeds: Sequence[int]) -> Tensor:
 
     Row i depends on clean[i] and seeds[i] alone. A crop shows a part of a scene: mostly a slope, sometimes an edge.
     """
-    draws = torch.stack([torch.rand(11, generator=generator(seed, "depth")) for seed in seeds])
-    draws = draws.to(clean.device)[:, :, None, None, None]
+    draws = uniform(seeds, ["depth"], (11, 1, 1, 1)).to(clean.device)
     seen = view(clean, seeds)
     ground = _ground(seen, horizon=draws[:, 0] - 0.2, roll=draws[:, 1] - 0.5, near=0.02 + 0.3 * draws[:, 2])
     slanted = _slanted(seen, right=4 * draws[:, 3] - 2, down=4 * draws[:, 4] - 2)
@@ -72,7 +71,7 @@ def procedural_depth(clean: Images, seeds: Sequence[int]) -> Tensor:
 
 def view(images: Images, seeds: Sequence[int]) -> View:
     """Draw the part of the scene that each image shows; a side of FRAME_PX or more shows all of it."""
-    places = torch.stack([torch.rand(2, generator=generator(seed, "view")) for seed in seeds]).to(images.device)
+    places = uniform(seeds, ["view"], (2,)).to(images.device)
     axes = []
     for size, place in zip((images.shape[-1], images.shape[-2]), places.unbind(1), strict=True):
         frame = max(size, FRAME_PX)
@@ -83,12 +82,10 @@ def view(images: Images, seeds: Sequence[int]) -> View:
 
 def smooth_fields(seen: View, seeds: Sequence[int], purpose: str) -> Tensor:
     """Return smooth random values (B,1,H,W), float32, in [0, 1]; they differ between purposes."""
-    nodes = [torch.rand(1, GRID, GRID, generator=generator(seed, "field", purpose)) for seed in seeds]
+    nodes = uniform(seeds, ["field", purpose], (1, GRID, GRID)).to(seen.x.device)
     x, y = torch.broadcast_tensors(seen.x[:, 0], seen.y[:, 0])
     places = torch.stack([x, y], dim=-1) * 2 - 1
-    fields = functional.grid_sample(
-        torch.stack(nodes).to(x.device), places, mode="bicubic", padding_mode="border", align_corners=True
-    )
+    fields = functional.grid_sample(nodes, places, mode="bicubic", padding_mode="border", align_corners=True)
     return fields.clamp(0, 1)
 
 
@@ -124,25 +121,19 @@ def render_haze(clean: Images, config: HazeConfig, seeds: Sequence[int], depth: 
     Result i depends on clean[i], seeds[i] and depth[i] alone. Raises ValueError for an empty batch, a number of seeds
     or depth maps other than one per image, and negative or non-finite depth.
     """
-    check_seeds(clean, seeds)
-    drawn = torch.stack([_draw(config, seed) for seed in seeds]).to(clean.device)
-    scene = dict(zip(range_names(config), drawn[:, :-1, None, None, None].unbind(1), strict=True))
+    scenes, randoms = draw_scenes(clean, config, "haze", seeds)
+    scene = stacked(scenes, clean)
+    warmth = torch.stack([torch.rand((), generator=random) - 0.5 for random in randoms]).sign().to(clean.device)
     distance = procedural_depth(clean, seeds) if depth is None else _relative(depth.to(clean.device), clean)
     transmission = torch.exp(-scene["beta"] * distance).to(clean.dtype)
-    airlight = (_colour(scene["tint"], drawn[:, -1]) * scene["airlight"]).to(clean.dtype)
+    airlight = (_colour(scene["tint"], warmth) * scene["airlight"]).to(clean.dtype)
     darker = scene["unevenness"] * smooth_fields(view(clean, seeds), seeds, "airlight")
     return torch.lerp(airlight * (1 - darker).to(clean.dtype), clean, transmission).clamp_(0, 1)
 
 
-def _draw(config: HazeConfig, seed: int) -> Tensor:
-    """Draw the settings of one image in order, then a number whose sign means yellowish (+) or bluish (-) haze."""
-    low, high = torch.tensor([*drawn_ranges(config, "haze", seed).values(), (-1.0, 1.0)]).unbind(1)
-    return torch.lerp(low, high, torch.rand(len(low), generator=generator(seed, "haze")))
-
-
 def _colour(tint: Tensor, warmth: Tensor) -> Tensor:
-    """Return RGB (B,3,1,1) with maximum 1: a ramp that falls towards blue for warm haze and towards red otherwise."""
-    ramp = torch.stack([warmth.sign() * place for place in (0.0, 0.5, 1.0)], dim=1)
+    """Return RGB (B,3,1,1) with maximum 1: a ramp that falls towards blue for warmth 1 and towards red for -1."""
+    ramp = torch.stack([warmth * place for place in (0.0, 0.5, 1.0)], dim=1)
     return 1 - tint * (ramp - ramp.amin(1, keepdim=True))[:, :, None, None]
 
 

@@ -15,6 +15,8 @@ small drops above it."""
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
 from typing import NamedTuple
 
 import torch
@@ -24,10 +26,8 @@ from torch.nn import functional as F
 
 from restore_diff.settings import RaindropConfig
 from restore_diff.tensors import Images
-from restore_diff.weather.scene import check_seeds, draw_scenes
-
-MAX_DEVIATION = 2.0
-"""Standard deviations at which the spread of sizes is cut off, which bounds the largest drop."""
+from restore_diff.weather.particles import MAX_DEVIATION, Particles, join, paint
+from restore_diff.weather.scene import Scene, draw_scenes, stacked
 
 BUMPS = torch.tensor([0.3, 0.2, 0.12])
 """Maximum amplitude of the harmonics 2, 3 and 4 of the outline, as a share of the radius."""
@@ -53,9 +53,6 @@ TRAIL_START = 0.5
 TRAIL_SWAY = 0.3
 """Maximum horizontal range between neighbours in a trail, in radii of the running drop."""
 
-DROPS_AT_ONCE = 512
-"""Drops painted together; bounds the memory for large photographs."""
-
 SKY_COLOUR = (0.93, 0.97, 1.0)
 """RGB of an overcast sky, relative to blue."""
 
@@ -78,15 +75,35 @@ WINDOW_PX = 512
 """Side of the windows in which a photograph is rendered; bounds the memory for large ones."""
 
 
-class Drops(NamedTuple):
-    """One row per drop. Positions and radii in pixels, phases in radians."""
+@dataclass(frozen=True)
+class Drops(Particles):
+    """Outlines around which the field of a drop falls to 0; all upright."""
 
-    x: Tensor
-    y: Tensor
-    radius: Tensor  # that of a disc of the same area
+    at_once = 512
+    radius: Tensor  # px, that of a disc of the same area
     stretch: Tensor  # height over width
     bumps: Tensor  # (drops, 3), shares of the radius
-    phases: Tensor  # (drops, 3)
+    phases: Tensor  # (drops, 3), radians
+
+    def reach(self) -> tuple[Tensor, Tensor]:
+        reach, stretch = PULL * self.radius * (1 + self.bumps.sum(1)), self.stretch.sqrt()
+        return reach * stretch, reach / stretch
+
+    def shade(self, across: Tensor, along: Tensor) -> Tensor:
+        """Field of a drop, its weight, and the weight times the position (right, down): (pixels, 4).
+
+        The weight is proportional to the volume, so that a large drop absorbs small ones.
+        """
+        stretch = self.stretch.sqrt()
+        right, down = across / self.radius * stretch, along / self.radius / stretch
+        angle = torch.atan2(down, right)
+        edge = torch.ones_like(angle)
+        for k in range(len(BUMPS)):
+            edge += self.bumps[:, k] * torch.cos((k + 2) * angle + self.phases[:, k])
+        right, down = right / edge, down / edge
+        pull = (1 - (right.square() + down.square()) / PULL**2).clamp(min=0).square()
+        volume = pull * self.radius**3
+        return torch.stack([pull, volume, volume * right, volume * down], 1)
 
 
 class Window(NamedTuple):
@@ -98,7 +115,7 @@ class Window(NamedTuple):
     width: int
 
 
-def draw_drops(scene: dict[str, Tensor], height: int, width: int, random: torch.Generator) -> Drops:
+def draw_drops(scene: Scene, height: int, width: int, random: torch.Generator) -> Drops:
     """Draw the drops of a scene, evenly over the image and a margin of their maximum reach and blur."""
     largest = scene["radius_px"] * torch.exp(MAX_DEVIATION * scene["size_spread"])
     reach = PULL * (1 + scene["irregularity"] * BUMPS.sum()) * scene["elongation"].sqrt()
@@ -111,13 +128,14 @@ def draw_drops(scene: dict[str, Tensor], height: int, width: int, random: torch.
     draws = torch.rand(num_drops, 2, generator=random)
     drops = Drops(
         *middles.unbind(1),
+        tilt=torch.zeros(num_drops),
         radius=scene["radius_px"] * torch.exp(scene["size_spread"] * deviations),
         stretch=scene["elongation"] ** draws[:, 0],
         bumps=scene["irregularity"] * BUMPS * torch.rand(num_drops, len(BUMPS), generator=random),
         phases=2 * math.pi * torch.rand(num_drops, len(BUMPS), generator=random),
     )
-    running = Drops(*(values[draws[:, 1] < scene["running"]] for values in drops))
-    return Drops(*(torch.cat(parts) for parts in zip(drops, _trail(running, random), strict=True)))
+    running = drops.each(itemgetter(draws[:, 1] < scene["running"]))
+    return join([drops, _trail(running, random)])
 
 
 def _scatter(density: Tensor, sides: Tensor, random: torch.Generator) -> Tensor:
@@ -129,7 +147,7 @@ def _scatter(density: Tensor, sides: Tensor, random: torch.Generator) -> Tensor:
     return places[(places < sides).all(1) & (places >= 0).all(1) & (density > 0)]
 
 
-def _density(scene: dict[str, Tensor]) -> Tensor:
+def _density(scene: Scene) -> Tensor:
     """Drops per pixel.
 
     Drops of mean area a that never overlap cover density * a of the glass, independent drops 1 - exp(-density * a).
@@ -151,6 +169,7 @@ def _trail(running: Drops, random: torch.Generator) -> Drops:
     return Drops(
         x=(running.x[:, None] + TRAIL_SWAY * running.radius[:, None] * sway.cumsum(1)).flatten(),
         y=(running.y[:, None] - above).flatten(),
+        tilt=torch.zeros(heights.numel()),
         radius=(running.radius[:, None] * TRAIL).flatten(),
         stretch=torch.full_like(heights, TRAIL_STRETCH).flatten(),
         bumps=running.bumps.repeat_interleave(len(TRAIL), 0),
@@ -166,18 +185,20 @@ class Water(NamedTuple):
     place: Tensor  # (images, 2, height, width): right and down from the middle, 1 at the outline
 
 
-def pour(drops: Drops, owner: Tensor, num_images: int, window: Window) -> Water:
-    """Map the drops; drop k belongs to image owner[k]."""
-    corner, sides = _boxes(drops, window)
-    seen = (sides > 0).all(1)
-    rows = (values[seen].split(DROPS_AT_ONCE) for values in (owner, corner, sides, *drops))
-    fields = torch.zeros(num_images * window.height * window.width, 4, device=owner.device)
-    for image, box_corner, box_sides, *part in zip(*rows, strict=True):
-        drop, row, column = _pixels(box_corner, box_sides)
-        pixel = (image[drop] * window.height + row) * window.width + column
-        fields.index_add_(0, pixel, _pull(Drops(*part), drop, row + window.top, column + window.left))
-    pull, volume, *moment = fields.view(num_images, window.height, window.width, 4).unbind(-1)
+def pour(drops: Sequence[Drops], window: Window, device: torch.device) -> Water:
+    """Map the drops of each image."""
+    fields = torch.zeros(len(drops), window.height, window.width, 4, device=device)
+    paint(fields, [[_in_reach(of_image, window)] for of_image in drops], window.top, window.left)
+    pull, volume, *moment = fields.unbind(-1)
     return _surface(pull[:, None], volume[:, None], torch.stack(moment, 1))
+
+
+def _in_reach(drops: Drops, window: Window) -> Drops:
+    half_height, half_width = drops.reach()
+    y, x = drops.y - window.top, drops.x - window.left
+    rows = (y + half_height >= 0) & (y - half_height <= window.height - 1)
+    columns = (x + half_width >= 0) & (x - half_width <= window.width - 1)
+    return drops.each(itemgetter(rows & columns))
 
 
 def _surface(pull: Tensor, volume: Tensor, moment: Tensor) -> Water:
@@ -188,44 +209,6 @@ def _surface(pull: Tensor, volume: Tensor, moment: Tensor) -> Water:
     return Water(covers, rim.clamp(max=1), moment / volume.clamp(min=1e-6))
 
 
-def _boxes(drops: Drops, window: Window) -> tuple[Tensor, Tensor]:
-    """Upper left corner and sides, (drops, 2) each, of the bounding box of each drop, clipped to the window."""
-    reach = PULL * drops.radius * (1 + drops.bumps.sum(1))
-    half = torch.stack([reach * drops.stretch.sqrt(), reach / drops.stretch.sqrt()], 1)
-    middle = torch.stack([drops.y - window.top, drops.x - window.left], 1)
-    size = torch.tensor([window.height, window.width], device=half.device)
-    corner = torch.minimum((middle - half).ceil().clamp(min=0), size)
-    end = torch.minimum((middle + half).floor() + 1, size)
-    return corner.long(), (end - corner).clamp(min=0).long()
-
-
-def _pixels(corner: Tensor, sides: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """List the pixels of all boxes, one box after another: (index of the box, row, column)."""
-    count = sides.prod(1)
-    box = torch.repeat_interleave(count)
-    place = torch.arange(len(box), device=count.device) - (count.cumsum(0) - count)[box]
-    row, column = place // sides[box, 1], place % sides[box, 1]
-    return box, corner[box, 0] + row, corner[box, 1] + column
-
-
-def _pull(drops: Drops, drop: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Field of a drop at a pixel, its weight, and the weight times the position (right, down): (pixels, 4).
-
-    The weight is proportional to the volume, so that a large drop absorbs small ones.
-    """
-    radius, stretch = drops.radius[drop], drops.stretch[drop].sqrt()
-    right = (column - drops.x[drop]) / radius * stretch
-    down = (row - drops.y[drop]) / radius / stretch
-    angle = torch.atan2(down, right)
-    edge = torch.ones_like(angle)
-    for k in range(len(BUMPS)):
-        edge += drops.bumps[drop, k] * torch.cos((k + 2) * angle + drops.phases[drop, k])
-    right, down = right / edge, down / edge
-    pull = (1 - (right.square() + down.square()) / PULL**2).clamp(min=0).square()
-    volume = pull * radius**3
-    return torch.stack([pull, volume, volume * right, volume * down], 1)
-
-
 @torch.no_grad()
 def render_raindrops(clean: Images, config: RaindropConfig, seeds: Sequence[int]) -> Images:
     """Add raindrops to RGB photographs in [0, 1]; the result is in [0, 1] on the same device.
@@ -233,19 +216,16 @@ def render_raindrops(clean: Images, config: RaindropConfig, seeds: Sequence[int]
     Pixels between drops stay unchanged. Result i depends on clean[i] and seeds[i] alone. Beyond the border, drops show
     the mirrored image. Raises ValueError unless there is one seed per image and at least one image.
     """
-    check_seeds(clean, seeds)
+    scenes, randoms = draw_scenes(clean, config, "raindrop", seeds)
     height, width = clean.shape[-2:]
-    scenes, randoms = draw_scenes(config, "raindrop", seeds)
     drops = [draw_drops(scene, height, width, random) for scene, random in zip(scenes, randoms, strict=True)]
-    owner = torch.repeat_interleave(torch.tensor([len(drawn.x) for drawn in drops])).to(clean.device)
-    drops = Drops(*(torch.cat(parts).to(clean.device) for parts in zip(*drops, strict=True)))
-    scene = {name: torch.stack([s[name] for s in scenes]).to(clean.device).view(-1, 1, 1, 1) for name in scenes[0]}
+    scene = stacked(scenes, clean)
     small = _shrink(clean.float(), scene["smear_px"], config.smear_px[1])
     margin = math.ceil(config.blur_px[1])
     degraded = clean.clone()
     for window in _windows(height, width):
         wide = Window(window.top - margin, window.left - margin, window.height + 2 * margin, window.width + 2 * margin)
-        light = _light(scene, small, pour(drops, owner, len(clean), wide), wide, height, width)
+        light = _light(scene, small, pour(drops, wide, clean.device), wide, height, width)
         light = _defocus(light, scene["blur_px"])[..., margin:-margin, margin:-margin]
         part = degraded[..., window.top : window.top + window.height, window.left : window.left + window.width]
         part.copy_((part * (1 - light[:, 3:]) + light[:, :3]).clamp(0, 1))
@@ -266,7 +246,7 @@ def _shrink(clean: Images, smear_px: Tensor, largest_px: float) -> Images:
     return gaussian_blur2d(small, 2 * math.ceil(3 * largest_px / SHRINK) + 1, sigma, border_type="replicate")
 
 
-def _light(scene: dict[str, Tensor], small: Images, water: Water, window: Window, height: int, width: int) -> Tensor:
+def _light(scene: Scene, small: Images, water: Water, window: Window, height: int, width: int) -> Tensor:
     """Light of the drops in a window, RGB, and the share of the scene that they hide: (images, 4, height, width)."""
     slope = _slope(water.place)
     right, down = slope.split(1, 1)
@@ -280,7 +260,7 @@ def _light(scene: dict[str, Tensor], small: Images, water: Water, window: Window
     return torch.cat([light * hides, hides], 1)
 
 
-def _surroundings(scene: dict[str, Tensor], small: Images, above: Tensor) -> Images:
+def _surroundings(scene: Scene, small: Images, above: Tensor) -> Images:
     """Light from outside the image: a grey sky, and a ground of the mean colour of the image."""
     colour = small.mean((2, 3), keepdim=True)
     ground = scene["ground"] * colour / colour.amax(1, keepdim=True).clamp(min=1e-3)

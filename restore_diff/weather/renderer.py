@@ -7,8 +7,7 @@ The variance of the sensor noise is a x + b with linear light x: photon noise (P
 is approximated by a normal distribution."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
@@ -23,6 +22,7 @@ from restore_diff.tensors import Images
 from restore_diff.weather.haze import render_haze
 from restore_diff.weather.rain import render_rain
 from restore_diff.weather.raindrop import render_raindrops
+from restore_diff.weather.scene import uniform
 from restore_diff.weather.snow import render_snow
 
 
@@ -59,8 +59,7 @@ def _draw_noise(config: CameraConfig, images: Images, seed: int) -> tuple[Tensor
 def sharpen(images: Images, config: CameraConfig, seeds: Sequence[int]) -> Images:
     """Sharpen by an unsharp mask: add a share, drawn per image, of the difference to a blur of 1 px, in [0, 1]."""
     low, high = config.sharpening
-    draws = torch.cat([torch.rand(1, generator=generator(seed, "sharpening")) for seed in seeds])
-    amount = (low + (high - low) * draws).to(images)[:, None, None, None]
+    amount = (low + (high - low) * uniform(seeds, ["sharpening"], (1, 1, 1))).to(images)
     return (images + amount * (images - gaussian_blur2d(images, 5, (1.0, 1.0), "replicate"))).clamp(0, 1)
 
 
@@ -114,15 +113,12 @@ WEATHERS: dict[str, Kind] = {
 Layer = Callable[[Images, Sequence[int]], Images]
 """(images (B,3,H,W) in [0, 1], one seed per image) -> images; result i depends on row i alone."""
 
-Settings = TypeVar("Settings")
 
-
-@dataclass(frozen=True)
-class Rendering(Generic[Settings]):
+class Rendering(NamedTuple):
     """Layer made of a render function and its settings; can be sent to worker processes."""
 
-    render: Callable[[Images, Settings, Sequence[int]], Images]
-    settings: Settings
+    render: Callable[..., Images]
+    settings: Any
 
     def __call__(self, images: Images, seeds: Sequence[int]) -> Images:
         return self.render(images, self.settings, seeds)

@@ -10,6 +10,8 @@ from restore_diff.randomness import generator
 from restore_diff.settings import HazeConfig, RainConfig, RaindropConfig, SnowConfig, range_names
 from restore_diff.tensors import Images
 
+WeatherConfig: TypeAlias = HazeConfig | RainConfig | RaindropConfig | SnowConfig
+
 Scene: TypeAlias = dict[str, Tensor]
 """One value per range of the settings, by name; scalars on the CPU."""
 
@@ -39,9 +41,7 @@ EXTREMES: dict[str, tuple[dict[str, tuple[float, float]], ...]] = {
 """Ranges that replace those of the settings in the share `extremes` of the images, one entry drawn for each image."""
 
 
-def drawn_ranges(
-    config: RainConfig | HazeConfig | SnowConfig | RaindropConfig, kind: str, seed: int
-) -> dict[str, tuple[float, float]]:
+def drawn_ranges(config: WeatherConfig, kind: str, seed: int) -> dict[str, tuple[float, float]]:
     """The ranges from which the image of this seed draws: those of the settings, or with an entry of EXTREMES."""
     ranges = {name: getattr(config, name) for name in range_names(config)}
     if config.extremes > 0:
@@ -51,16 +51,15 @@ def drawn_ranges(
     return ranges
 
 
-def check_seeds(clean: Images, seeds: Sequence[int]) -> None:
-    """Raise ValueError when there is no image, or not one seed per image."""
+def draw_scenes(
+    clean: Images, config: WeatherConfig, kind: str, seeds: Sequence[int]
+) -> tuple[list[Scene], list[torch.Generator]]:
+    """Draw a scene per seed, uniformly; return them with the generators, which depend on (seed, kind) alone.
+
+    Raises ValueError when there is no image, or not one seed per image.
+    """
     if not 0 < len(clean) == len(seeds):
         raise ValueError(f"expected one seed per image, got {len(clean)} images and {len(seeds)} seeds")
-
-
-def draw_scenes(
-    config: RainConfig | SnowConfig | RaindropConfig, kind: str, seeds: Sequence[int]
-) -> tuple[list[Scene], list[torch.Generator]]:
-    """Draw a scene per seed, uniformly; return them with the generators, which depend on (seed, kind) alone."""
     randoms = [generator(seed, kind) for seed in seeds]
     scenes = []
     for seed, random in zip(seeds, randoms, strict=True):
@@ -71,8 +70,17 @@ def draw_scenes(
     return scenes, randoms
 
 
-def add_veil(images: Images, scenes: Sequence[Scene]) -> Images:
-    """Add the mist of each scene: I (1 - veil) + airlight * veil, in [0, 1]."""
-    named = ([scene[name] for scene in scenes] for name in ("veil", "airlight"))
-    veil, airlight = (torch.stack(values).to(images).view(-1, 1, 1, 1) for values in named)
+def uniform(seeds: Sequence[int], purpose: Sequence[str], size: Sequence[int]) -> Tensor:
+    """Draw numbers from 0 to 1, (seeds, *size); row i depends on seeds[i] and the purpose alone."""
+    return torch.stack([torch.rand(*size, generator=generator(seed, *purpose)) for seed in seeds])
+
+
+def stacked(scenes: Sequence[Scene], images: Images) -> Scene:
+    """Stack the values of all scenes, (B,1,1,1) float32 on the device of the images."""
+    return {name: torch.stack([s[name] for s in scenes]).to(images.device).view(-1, 1, 1, 1) for name in scenes[0]}
+
+
+def add_veil(images: Images, scene: Scene) -> Images:
+    """Add the mist of stacked scenes: I (1 - veil) + airlight * veil, in [0, 1]."""
+    veil, airlight = scene["veil"].to(images.dtype), scene["airlight"].to(images.dtype)
     return (images * (1 - veil) + airlight * veil).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Textures of rain and snow, and pixel lists for painting strokes."""
+"""Textures of rain and snow."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -11,42 +11,19 @@ from torch.nn import functional as F
 from restore_diff.data.images import ImageError, read_rgb_uint8, read_sizes
 from restore_diff.data.names import DataError, list_images
 
-
-def pixels_in_reach(
-    x: Tensor, y: Tensor, tilt: Tensor, half_height: Tensor, half_width: Tensor, height: int, width: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """List the pixels in reach of each stroke as (index of the stroke, row, column), by stroke and row.
-
-    A stroke covers the rows within `half_height` of its middle (x, y), and of each row the columns within `half_width`
-    of its axis, which is tilted by `tilt` (radians, less than a quarter turn; positive: lower end to the right).
-    """
-    stroke, row = _ranges(y - half_height, y + half_height, height)
-    x, y, slope, reach = spread(stroke, x, y, tilt.tan(), half_width)
-    middle = x + (row - y) * slope
-    line, column = _ranges(middle - reach, middle + reach, width)
-    stroke, row = spread(line, stroke, row)
-    return stroke, row, column
-
-
-def spread(index: Tensor, *values: Tensor) -> list[Tensor]:
-    """Return `value[index]` of each value; index_select is much faster on a CPU."""
-    return [value.index_select(0, index) for value in values]
-
-
-def _ranges(first: Tensor, last: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """List the integers from first[i] to last[i] within 0 .. size - 1, for all i in order: (i, integer)."""
-    start = first.ceil().clamp(min=0).long()
-    count = (last.floor().clamp(max=size - 1).long() - start + 1).clamp(min=0)
-    index = torch.repeat_interleave(count)
-    skipped = count.cumsum(0) - count
-    return index, torch.arange(len(index), device=first.device) + (start - skipped).index_select(0, index)
-
-
 NUM_CACHED = 512
 """Number of decoded textures that a process caches."""
 
 SEAM = 0.125
 """Share of the sides of a texture over which one copy fades into the next."""
+
+SCALES = (0.7, 1.4)
+"""Minimum and maximum scale of a crop, relative to its file."""
+
+
+def draw_scale(random: torch.Generator) -> float:
+    """Draw a scale of a crop, uniform in its logarithm."""
+    return SCALES[0] * (SCALES[1] / SCALES[0]) ** float(torch.rand((), generator=random))
 
 
 class TextureFolder:

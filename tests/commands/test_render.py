@@ -17,7 +17,6 @@ from restore_diff.commands.rendering import HEIGHT_PX, PLACES, WIDTH_PX, rows_of
 from restore_diff.config import load_config
 from restore_diff.data.images import read_rgb_uint8
 from restore_diff.data.loading import PairedImageDataset
-from restore_diff.data.names import DataError, PairPath
 from restore_diff.data.pairs import find_pairs
 from restore_diff.settings import COMBINATIONS, DataConfig, HazeConfig, RainConfig, range_names, settings
 from restore_diff.weather.renderer import WEATHERS, Kind
@@ -287,14 +286,6 @@ def test_after_ctrl_c_pairs_are_whole_and_the_run_continues(monkeypatch, capsys)
     assert list(found("out")) == ["a"]
     assert run() == 0
     assert "rendered 2, skipped 1" in capsys.readouterr().out
-
-
-def test_textures_are_not_needed_to_score_complete_pairs():
-    pairs = [PairPath(Path("a_rain.png"), Path("a.png"), "a_rain")]
-    config = DataConfig(weather="rain", rain=RainConfig(textures="nowhere"))
-    assert build.renderer(config, pairs) is None
-    with pytest.raises(DataError, match="nowhere"):
-        build.renderer(config, [*pairs, PairPath(None, Path("b.png"), "b")])
 
 
 def test_help_and_config_errors_do_not_import_torch():

@@ -1,10 +1,20 @@
-"""Helpers of the tests of batches."""
+"""Helpers of the tests of pairs and batches."""
 
 import itertools
+from pathlib import Path
 
 import torch
 
 from restore_diff.data.loading import Batch, TrainingBatches
+from restore_diff.data.names import PairPath
+from restore_diff.data.pairs import PairList
+
+
+def parts_of(*num: int, weights: tuple[float, ...] = (), folder: str = "part{}") -> PairList:
+    """Parts of so many photographs each."""
+    each = [(part, i) for part, count in enumerate(num) for i in range(count)]
+    pairs = [PairPath(None, Path(f"{folder.format(part)}/{i}.png"), f"{part}/{i}", None, part) for part, i in each]
+    return PairList("toy", tuple(pairs), weights=weights)
 
 
 def half(clean, seeds, weathers):

@@ -1,23 +1,25 @@
 """Image files of 8 and 16 bits are read and written with their metadata; unreadable ones give a one-line error."""
 
 import os
+import re
 import struct
 import warnings
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile  # scikit-image brings it
 import torch
-from PIL import Image, ImageCms, ImageOps
+from pictures import ICC, noise, planes, refusal, rewritten, saved
+from PIL import Image, ImageOps
 
 from restore_diff.data.decoding import decode, read_size
 from restore_diff.data.encoding import encode_png, encode_tiff
-from restore_diff.data.images import ImageError, RasterImage, read_image, read_rgb_uint8, write_image
+from restore_diff.data.images import ImageError, read_image, read_rgb_uint8, write_image
 from restore_diff.data.names import is_image
 
-ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 GPS, CAMERA, ORIENTATION = 0x8825, 0x8769, 0x0112
 SCANNED = [
     {},
@@ -29,10 +31,6 @@ SCANNED = [
 ]
 
 
-def noise(*shape: int, bits: int = 8, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 2**bits, shape, dtype=f"uint{bits}")
-
-
 def exif(orientation: int) -> bytes:
     block = Image.Exif()
     block[ORIENTATION] = orientation
@@ -41,45 +39,11 @@ def exif(orientation: int) -> bytes:
     return block.tobytes()
 
 
-def saved(path: Path, array: np.ndarray, **options) -> Path:
-    Image.fromarray(array).save(path, **options)
-    return path
-
-
-def rewritten(path: Path, suffix: str) -> tuple[RasterImage, Path]:
-    """Read a file and write it again; return both."""
-    image, out = read_image(path), path.with_name(f"out{suffix}")
-    write_image(out, image.pixels, like=image)
-    return image, out
-
-
-def refusal(path: Path, read=read_image) -> str:
-    with pytest.raises(ImageError) as caught:
-        read(path)
-    message = str(caught.value)
-    assert message.startswith(f"{path}: ") and "\n" not in message
-    return message
-
-
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".webp"])
-@pytest.mark.parametrize("channels", [(), (3,), (4,)])
-def test_written_pixels_are_read_back_in_the_same_mode(tmp_path, suffix, channels):
-    lossless = {"lossless": True, "exact": True} if suffix == ".webp" else {}
-    original = saved(tmp_path / f"in{suffix}", noise(7, 5, *channels), **lossless)
-    image, copy = rewritten(original, ".png" if suffix == ".webp" else suffix)
-    assert torch.equal(decode(copy).samples, decode(original).samples)
-    assert suffix == ".webp" or len(decode(copy).samples) == (channels[0] if channels else 1)
-    with Image.open(original) as before, Image.open(copy) as after:  # Pillow ignores undeclared alpha of BMP
-        assert after.mode == before.mode or (suffix, after.mode) == (".bmp", "RGBA")
-        assert np.array_equal(np.asarray(after.convert("RGB")), np.asarray(before.convert("RGB")))
-    assert image.pixels.shape == (3, 7, 5) and image.pixels.dtype == torch.float32
-
-
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_16_bit_png_keeps_all_bits_of_every_colour_type(tmp_path, channels):
     levels = torch.from_numpy(noise(channels, 9, 6, bits=16).astype(np.int32))
     (tmp_path / "in.png").write_bytes(encode_png(levels, {"exif": exif(1)[6:], "icc_profile": ICC}))
-    image, out = rewritten(tmp_path / "in.png", ".png")
+    image, _, out = rewritten(tmp_path / "in.png", ".png")
     assert image.bit_depth == 16 and image.grey == (channels < 3) and (image.alpha is not None) == (channels % 2 == 0)
     assert torch.equal(decode(out).samples, levels)
     with Image.open(out) as after:
@@ -92,7 +56,7 @@ def test_16_bit_png_keeps_all_bits_of_every_colour_type(tmp_path, channels):
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_16_bit_grey_of_other_programs_is_read_in_full_depth(tmp_path, suffix):
     array = noise(4, 6, bits=16)
-    image, out = rewritten(saved(tmp_path / f"in{suffix}", array), suffix)
+    image, _, out = rewritten(saved(tmp_path / f"in{suffix}", array), suffix)
     assert torch.equal((image.pixels[1] * 65535).round().int(), torch.from_numpy(array.astype(np.int32)))
     with Image.open(out) as after:
         assert after.mode == "I;16" and np.array_equal(np.asarray(after), array)
@@ -105,7 +69,7 @@ def test_orientation_is_applied_once_and_metadata_kept(tmp_path, suffix, orienta
     path = saved(tmp_path / f"in{suffix}", noise(6, 9, 3), exif=exif(orientation), icc_profile=ICC, **lossless)
     with Image.open(path) as image:
         upright = np.asarray(ImageOps.exif_transpose(image))
-    image, out = rewritten(path, suffix)
+    image, _, out = rewritten(path, suffix)
     assert np.array_equal(read_rgb_uint8(path).permute(1, 2, 0).numpy(), upright)
     assert torch.equal(read_rgb_uint8(path), (image.pixels * 255).round().byte())
     assert read_size(path) == upright.shape[:2]
@@ -123,7 +87,7 @@ def test_orientation_after_the_pixels_of_a_png_is_applied(tmp_path):
     assert read_size(path) == (9, 6) and read_rgb_uint8(path).shape == (3, 9, 6)
 
 
-def test_palette_one_bit_cmyk_and_gif_become_plain_pictures(tmp_path):
+def test_palette_cmyk_and_gif_become_plain_pictures(tmp_path):
     colours = Image.fromarray(noise(8, 8, 3))
     palette = colours.quantize(16)
     palette.save(tmp_path / "palette.png")
@@ -131,17 +95,11 @@ def test_palette_one_bit_cmyk_and_gif_become_plain_pictures(tmp_path):
     assert torch.equal(read_rgb_uint8(tmp_path / "palette.png"), expected)
 
     palette.save(tmp_path / "hole.png", transparency=0)
-    assert read_image(tmp_path / "hole.png").alpha is not None
     assert "transparent" in refusal(tmp_path / "hole.png", read_rgb_uint8)
-
-    Image.fromarray(noise(8, 8) > 127).save(tmp_path / "bit.png")
-    assert read_image(tmp_path / "bit.png").grey
 
     colours.convert("CMYK").save(tmp_path / "print.jpg", quality=100, icc_profile=b"not a profile")
     printed = read_image(tmp_path / "print.jpg")
-    assert (
-        not printed.metadata.icc_profile and not printed.grey and (printed.pixels - expected / 255).abs().mean() < 0.2
-    )
+    assert not printed.metadata.icc_profile and (printed.pixels - expected / 255).abs().mean() < 0.2
 
     palette.save(tmp_path / "frames.gif", save_all=True, append_images=[palette.rotate(90)])
     assert torch.equal(read_rgb_uint8(tmp_path / "frames.gif"), expected)
@@ -220,6 +178,9 @@ def test_content_that_a_format_cannot_hold_is_refused_or_left_out(tmp_path):
     for name, reason in (("a.jpg", "transparency"), ("a.gif", "use .png"), ("a", "no suffix")):
         with pytest.raises(ImageError, match=reason):
             write_image(tmp_path / name, rgba.pixels, like=rgba)
+    write_image(tmp_path / "opaque.jpg", rgba.pixels, like=replace(rgba, alpha=torch.ones(1, 4, 4)))
+    with Image.open(tmp_path / "opaque.jpg") as after:
+        assert after.mode == "RGB"
     deep = read_image(saved(tmp_path / "deep.png", noise(4, 4, bits=16)))
     write_image(tmp_path / "deep.jpg", deep.pixels, like=deep)
     with Image.open(tmp_path / "deep.jpg") as after:
@@ -230,24 +191,12 @@ def test_content_that_a_format_cannot_hold_is_refused_or_left_out(tmp_path):
         write_image(tmp_path / "size.png", torch.zeros(3, 2, 2), like=deep)
     with pytest.raises(ImageError, match="cannot be written as WEBP"):
         write_image(tmp_path / "long.webp", torch.zeros(3, 1, 17000))
-    assert {path.name for path in tmp_path.iterdir()} == {"rgba.png", "deep.png", "deep.jpg"}
+    assert {path.name for path in tmp_path.iterdir()} == {"rgba.png", "opaque.jpg", "deep.png", "deep.jpg"}
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = saved(tmp_path / "a.png", noise(4, 4, 3))
-    before = path.read_bytes()
-
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_image(path, torch.rand(3, 4, 4))
-    assert path.read_bytes() == before and [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
-    monkeypatch.undo()
-    longest = tmp_path / ("n" * 251 + ".png")
-    write_image(longest, torch.rand(3, 4, 4))
-    assert is_image(longest)
+def test_the_longest_name_of_a_file_is_written(tmp_path):
+    write_image(tmp_path / ("n" * 251 + ".png"), torch.rand(3, 4, 4))
+    assert is_image(tmp_path / ("n" * 251 + ".png"))
 
 
 def test_a_name_with_control_characters_stays_on_one_line(tmp_path):
@@ -257,38 +206,27 @@ def test_a_name_with_control_characters_stays_on_one_line(tmp_path):
         read_image(path)
 
 
-def scan(path, array, **options):
-    if array.ndim == 3:
-        options = {"photometric": "rgb", "extrasamples": ["unassalpha"] * (array.shape[-1] - 3)} | options
-    tifffile.imwrite(path, array, **options)
-    return path
-
-
-def samples_of(image):
-    planes = [image.pixels] + ([image.alpha] if image.alpha is not None else [])
-    return (torch.cat(planes) * 65535).round().int().permute(1, 2, 0).numpy()
-
-
 @pytest.mark.parametrize("options", SCANNED, ids=str)
 @pytest.mark.parametrize("byteorder", "<>")
 @pytest.mark.parametrize("channels", [3, 4])
 def test_48_and_64_bit_tiff_is_read_and_written_in_full_depth(tmp_path, options, byteorder, channels):
     array = noise(33, 47, channels, bits=16)
-    path = scan(tmp_path / "in.tif", array, byteorder=byteorder, **options)
+    path, alpha = tmp_path / "in.tif", ["unassalpha"] * (channels - 3)
+    tifffile.imwrite(path, array, photometric="rgb", extrasamples=alpha, byteorder=byteorder, **options)
     for suffix in (".tif", ".png"):
-        image, out = rewritten(path, suffix)
+        image, _, out = rewritten(path, suffix)
         assert image.bit_depth == 16 and not image.grey
-        assert np.array_equal(samples_of(image), array) and np.array_equal(samples_of(read_image(out)), array)
+        assert np.array_equal(planes(path), array) and np.array_equal(planes(out), array)
     assert np.array_equal(tifffile.imread(tmp_path / "out.tif"), array)  # read by another library
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_turned_48_bit_tiff_is_written_upright(tmp_path, orientation):
-    path = scan(tmp_path / "in.tif", noise(5, 9, 3, bits=16), extratags=[(274, "H", 1, orientation, True)])
-    turned, out = rewritten(path, ".tif")
+    path, turned = tmp_path / "in.tif", [(274, "H", 1, orientation, True)]
+    tifffile.imwrite(path, noise(5, 9, 3, bits=16), photometric="rgb", extratags=turned)
     with Image.open(path) as shown:  # Pillow shows the high bytes, upright
-        assert np.array_equal(samples_of(turned) // 256, np.asarray(shown))
-    assert np.array_equal(tifffile.imread(out), samples_of(turned))
+        assert np.array_equal(planes(path) // 256, np.asarray(shown))
+    assert np.array_equal(tifffile.imread(rewritten(path, ".tif")[2]), planes(path))
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -299,7 +237,7 @@ def test_a_16_bit_tiff_keeps_its_metadata(tmp_path, channels):
     exif.get_ifd(CAMERA)[36867] = "2026:01:02 03:04:05"
     samples = torch.from_numpy(noise(channels, 6, 4, bits=16).astype(np.int32))
     (tmp_path / "in.tif").write_bytes(encode_tiff(samples, {"exif": exif.tobytes()[6:], "icc_profile": ICC}, []))
-    with Image.open(rewritten(tmp_path / "in.tif", ".tif")[1]) as after:
+    with Image.open(rewritten(tmp_path / "in.tif", ".tif")[2]) as after:
         assert after.info["icc_profile"] == ICC and after.getexif()[0x010F] == "Maker"
         assert after.getexif().get_ifd(GPS)[2] == (1.0, 2.0, 3.0)
         assert after.getexif().get_ifd(CAMERA)[36867] == "2026:01:02 03:04:05"
@@ -309,17 +247,15 @@ def test_16_bit_grey_with_alpha_is_written_as_a_colour_tiff(tmp_path):
     planes = noise(2, 6, 4, bits=16)
     (tmp_path / "in.png").write_bytes(encode_png(torch.from_numpy(planes.astype(np.int32)), {}))
     expected = np.stack([planes[0]] * 3 + [planes[1]], axis=-1)
-    assert np.array_equal(tifffile.imread(rewritten(tmp_path / "in.png", ".tif")[1]), expected)
+    assert np.array_equal(tifffile.imread(rewritten(tmp_path / "in.png", ".tif")[2]), expected)
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])
 def test_grey_whose_white_is_zero_is_not_read_as_a_negative(tmp_path, compression):
     array = noise(5, 7, bits=16)
     tifffile.imwrite(tmp_path / "in.tif", array, photometric="miniswhite", compression=compression)
-    image, out = rewritten(tmp_path / "in.tif", ".tif")
-    assert np.array_equal(samples_of(image)[..., 0], 65535 - array) and np.array_equal(
-        tifffile.imread(out), 65535 - array
-    )
+    assert np.array_equal(planes(tmp_path / "in.tif")[..., 0], 65535 - array)
+    assert np.array_equal(tifffile.imread(rewritten(tmp_path / "in.tif", ".tif")[2]), 65535 - array)
 
 
 SEPARATE = {"photometric": "rgb", "planarconfig": "separate"}
@@ -333,20 +269,20 @@ GREY_ALPHA = {"photometric": "minisblack", "extrasamples": ["unassalpha"], "plan
         (np.uint16, (3, 4, 4), SEPARATE),
         (np.uint16, (4, 4, 4), {"photometric": "separated", "extrasamples": []}),
         (np.uint16, (4, 4, 2), GREY_ALPHA),
-        *((dtype, (4, 4), {}) for dtype in (np.float16, np.float32, np.float64, np.int16, np.uint32, np.complex64)),
-        *((dtype, (4, 4, 3), {"photometric": "rgb"}) for dtype in (np.float32, np.int16)),
+        *((np.dtype(kind), (4, 4), {}) for kind in ("f2", "f4", "f8", "i2", "i4", "u4", "c8")),
+        *((np.dtype(kind), (4, 4, 3), {"photometric": "rgb"}) for kind in ("f4", "i2")),
     ],
 )
 def test_depth_that_would_be_reduced_is_refused(tmp_path, dtype, shape, options):
     tifffile.imwrite(tmp_path / "a.tif", noise(*shape, bits=16).astype(dtype), **options)
-    with pytest.raises(ImageError, match=r"^[^\n]*save it as (8-bit or 16-bit )?PNG[^\n]*$"):
-        read_image(tmp_path / "a.tif")
+    assert re.search("save it as (8-bit or 16-bit )?PNG", refusal(tmp_path / "a.tif"))
 
 
-def test_a_16_bit_png_with_a_transparent_colour_is_refused(tmp_path):
-    Image.fromarray(noise(4, 4, bits=16)).save(tmp_path / "a.png", transparency=7)
-    with pytest.raises(ImageError, match="full depth"):
-        read_image(tmp_path / "a.png")
+def test_colours_without_a_plain_form_in_full_depth_are_refused(tmp_path):
+    Image.new("LAB", (8, 6)).save(tmp_path / "lab.tif")
+    saved(tmp_path / "transparent.png", noise(4, 4, bits=16), transparency=7)
+    for name in ("lab.tif", "transparent.png"):
+        assert "full depth" in refusal(tmp_path / name)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
@@ -370,19 +306,6 @@ def test_previews_and_a_damaged_second_frame_are_ignored(tmp_path):
     (tmp_path / "a.gif").write_bytes(content[: len(content) * 3 // 4])
     first = (read_image(tmp_path / "a.gif").pixels[0] * 255).round().byte().numpy()
     assert np.array_equal(first, np.asarray(frames[0]))
-
-
-@pytest.mark.parametrize("alpha", [255, 254])
-def test_only_opaque_alpha_is_left_out_of_a_jpeg(tmp_path, alpha):
-    rgba = np.full((8, 8, 4), 255, np.uint8)
-    rgba[0, 0, 3] = alpha
-    Image.fromarray(rgba).save(tmp_path / "a.png")
-    if alpha < 255:
-        with pytest.raises(ImageError, match="JPEG holds no transparency"):
-            rewritten(tmp_path / "a.png", ".jpg")
-    else:
-        with Image.open(rewritten(tmp_path / "a.png", ".jpg")[1]) as after:
-            assert after.mode == "RGB"
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,37 @@
-"""A training batch depends on the seed and the step only."""
+"""A training batch depends on seed and step only, whatever is damaged; the order of places, and augmentation."""
 
 import itertools
+import logging
 import multiprocessing
 import os
 import time
+from collections import Counter
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from reading import half, joined, same, take
+from reading import half, joined, names, parts_of, same, take
 
 from restore_diff.data import loading, workers
-from restore_diff.data.loading import PairedImageDataset, TrainingBatches
-from restore_diff.data.names import DataError
+from restore_diff.data.images import scan_files
+from restore_diff.data.loading import (
+    BLOCK,
+    Order,
+    PairedImageDataset,
+    TrainingBatches,
+    augment,
+    pad_to,
+    random_crops,
+    share_out,
+)
+from restore_diff.data.names import DataError, ImageError, PairPath
 from restore_diff.data.pairs import PairList, find_pairs
 from restore_diff.data.workers import Transport, choose_transport
+from restore_diff.randomness import generator
 from restore_diff.settings import RainConfig
 from restore_diff.weather.rain import render_rain
 from restore_diff.weather.renderer import Rendering, WeatherRenderer
@@ -81,15 +95,6 @@ def test_a_sample_depends_on_its_position_not_on_the_batch(photographs, data_con
             for rank in range(world)
         ]
         assert same([joined([part for parts in zip(*ranks, strict=True) for part in parts])], [whole])
-
-
-def test_each_pass_takes_every_image_once_in_another_order(photographs, data_config):
-    names, other = (
-        joined(take(TrainingBatches(photographs, RAIN, data_config(), 7, 1, seed), 20)).names for seed in (0, 1)
-    )
-    passes = [tuple(names[start : start + 7]) for start in range(0, 140, 7)]
-    assert all(sorted(order) == [str(i) for i in range(7)] for order in passes)
-    assert len(set(passes)) > 15 and other != names
 
 
 def test_several_crops_of_an_image_are_neighbours_and_different(photographs, data_config):
@@ -211,3 +216,206 @@ def test_data_that_never_come_end_the_wait(photographs, data_config, monkeypatch
     monkeypatch.setattr(loading.Samples, "batch", lambda self, positions: time.sleep(60))
     with pytest.raises(RuntimeError, match=r"timed out after 0\.5 seconds"):
         next(TrainingBatches(photographs, RAIN, data_config(num_workers=1), 4, 1, seed=0).iter_from(0))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+def spoil(path: Path) -> None:
+    """Change a byte in the middle; length, header and end stay."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def squares(make_images) -> PairList:
+    """Six photographs of 40 px."""
+    return find_pairs(str(make_images("photos", [f"{i}.png" for i in range(6)], size=(40, 40))), "train", Path())
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_a_truncated_file_is_reported_before_the_training(make_images, data_config, suffix):
+    folder = make_images("photos", [f"{i}.{suffix}" for i in range(4)], size=(40, 40))
+    pairs = find_pairs(str(folder), "train", Path())
+    for number in (1, 3):
+        cut(folder / f"{number}.{suffix}")
+    with pytest.raises(ImageError) as caught:
+        TrainingBatches(pairs, half, data_config(cache_mib=0), 2, 1, seed=0)
+    assert str(caught.value).startswith(f"{folder}/1.{suffix}: damaged or truncated")
+    assert str(caught.value).endswith("; 1 more files cannot be read") and "\n" not in str(caught.value)
+
+
+def test_a_file_with_appended_data_is_intact(make_images):
+    files = ("a.png", "b.jpg", "c.webp")
+    folder = make_images("photos", list(files))
+    for name in files:
+        (folder / name).write_bytes((folder / name).read_bytes() + b"appended")
+    scan = scan_files(folder / name for name in files)
+    assert len(scan.sizes) == 3 and not scan.damaged
+
+
+@pytest.mark.parametrize("damage", [cut, spoil])
+@pytest.mark.parametrize("cache_mib", [0, 1])
+def test_a_damaged_pair_is_replaced_and_no_other_place_changes(squares, data_config, caplog, damage, cache_mib):
+    def batches(**changes) -> TrainingBatches:
+        return TrainingBatches(squares, half, data_config(cache_mib=cache_mib, on_bad="skip", **changes), 4, 1, 0)
+
+    whole = take(batches(), 13)
+    damage(squares.pairs[2].clean)
+    with caplog.at_level(logging.WARNING, logger="restore_diff"):
+        expected = take(batches(), 12)
+    order = names(whole)
+    assert "2" in order[:48] and "2" not in names(expected)
+    for place, name in enumerate(names(expected)):
+        assert name == next(follower for follower in order[place:] if follower != "2")
+    for before, after in zip(whole, expected, strict=False):
+        for row in range(4):
+            assert before.names[row] == "2" or torch.equal(before.clean[row], after.clean[row])
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "photos/2.png: damaged or truncated" in message
+    assert ("1 damaged files: " in message) != message.startswith("skipped: ")
+    for num_workers in (0, 2):
+        resumed = take(batches(num_workers=num_workers), 5, step=7)
+        assert same([b._replace(damaged=()) for b in resumed], [b._replace(damaged=()) for b in expected[7:]])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_damage_seen_only_in_decoding_stops_the_run(squares, data_config, num_workers):
+    spoil(squares.pairs[2].clean)
+    batches = TrainingBatches(squares, half, data_config(cache_mib=0, num_workers=num_workers), 6, 1, seed=0)
+    with pytest.raises(ImageError, match=r"^[^\n]*photos/2\.png: damaged or truncated[^\n]*$"):
+        take(batches, 1)
+    with pytest.raises(ImageError, match=r"photos/2\.png: damaged or truncated"):  # cached images are decoded before
+        TrainingBatches(squares, half, data_config(), 6, 1, seed=0)
+
+
+def test_a_data_set_of_damaged_files_is_refused(squares, data_config):
+    for pair in squares.pairs:
+        cut(pair.clean)
+    with pytest.raises(ImageError, match="; 5 more files cannot be read"):
+        TrainingBatches(squares, half, data_config(on_bad="skip"), 2, 1, seed=0)
+
+
+def test_small_images_are_refused_skipped_or_padded(squares, make_images, data_config, caplog):
+    small = make_images("photos", ["small.png"], size=(40, 12))
+    pairs = find_pairs(str(small), "train", Path())
+
+    def batches(**changes) -> TrainingBatches:
+        return TrainingBatches(pairs, half, data_config(crop_size_px=32, augmentation="none", **changes), 7, 1, 0)
+
+    with pytest.raises(DataError) as caught:
+        batches()
+    rule = "photos: 1 images are smaller than data.crop_size_px=32: "
+    advice = "set data.on_small=pad or skip, or a smaller crop"
+    assert str(caught.value) == f"{rule}{small}/small.png is 12x40; {advice}"
+
+    skipping = batches(on_small="skip")
+    assert "1 of 7 pairs are smaller than the crop, left out" in caplog.text
+    assert sorted(names(take(skipping, 6))) == sorted(list("012345") * 7)
+
+    (batch,) = take(batches(on_small="pad"), 1)
+    crop = batch.clean[batch.names.index("small")]
+    mirrored = crop[..., 11:21].flip(-1)  # 12 columns: 10 mirrored at the left and at the right
+    assert crop.shape == (3, 32, 32)
+    assert torch.equal(crop[..., :10], mirrored) and torch.equal(crop[..., 22:], mirrored)
+
+
+def test_both_images_of_a_small_pair_are_padded_alike(make_images, data_config):
+    make_images("set/lq", ["a.png"], size=(5, 9))
+    gt = make_images("set/gt", ["a.png"], size=(5, 9))
+    (gt / "a.png").write_bytes((gt.parent / "lq/a.png").read_bytes())
+    pairs = find_pairs(str(gt.parent), "train", Path())
+    (batch,) = take(TrainingBatches(pairs, None, data_config(crop_size_px=16, on_small="pad"), 4, 1, seed=0), 1)
+    assert torch.equal(batch.clean, batch.degraded) and batch.clean.shape == (4, 3, 16, 16)  # type: ignore[arg-type]
+
+
+def drawn(order: Order, first: int, last: int) -> list[PairPath]:
+    return [order.pair(place) for place in range(first, last)]
+
+
+def test_without_parts_each_pass_is_the_permutation_of_its_number():
+    order = Order(parts_of(7), seed=3)
+    for epoch in (0, 1, 5):
+        expected = torch.randperm(7, generator=generator(3, "order", epoch)).tolist()
+        assert [int(pair.clean.stem) for pair in drawn(order, 7 * epoch, 7 * epoch + 7)] == expected
+
+
+def test_every_block_holds_each_part_by_its_weight_in_another_order():
+    order = Order(parts_of(40, 3, 9, weights=(2, 0.5, 1.5)), seed=0)
+    blocks = [[pair.part for pair in drawn(order, b * BLOCK, (b + 1) * BLOCK)] for b in range(3)]
+    assert all(Counter(block) == {0: 500, 1: 125, 2: 375} for block in blocks)
+    assert blocks[0] != blocks[1] != blocks[2]
+    assert all(abs(Counter(block[:200])[0] - 100) < 35 for block in blocks)  # shuffled
+
+
+def test_every_part_makes_whole_passes_of_its_own():
+    pairs = drawn(Order(parts_of(40, 3, 9, weights=(2, 0.5, 1.5)), seed=0), 0, 2 * BLOCK)
+    for part, num in enumerate((40, 3, 9)):
+        names = [pair.name for pair in pairs if pair.part == part]
+        passes = [tuple(names[start : start + num]) for start in range(0, len(names) - num + 1, num)]
+        assert all(len(set(one)) == num for one in passes) and len(set(passes)) > min(5, len(passes) // 2)
+
+
+def test_a_place_can_be_entered_from_anywhere():
+    pairs = parts_of(5, 11, weights=(1, 3))
+    whole = drawn(Order(pairs, seed=1), 0, 2500)
+    for place in (2499, 1000, 999, 0, 1700):
+        assert Order(pairs, seed=1).pair(place) == whole[place]
+    assert drawn(Order(pairs, seed=2), 0, 50) != whole[:50]
+
+
+def test_shares_are_positive_integers_that_sum_up():
+    for case in range(300):
+        random = Random(case)
+        weights = [10 ** random.uniform(-6, 6) for _ in range(random.randint(1, 50))]
+        counts = share_out(tuple(weights), BLOCK)
+        assert sum(counts) == BLOCK and min(counts) >= 1
+        if min(weights) / sum(weights) > 1 / BLOCK:
+            assert all(abs(n - BLOCK * w / sum(weights)) < 1 for n, w in zip(counts, weights, strict=True))
+
+
+def test_a_part_without_pairs_is_refused():
+    with pytest.raises(DataError, match="toy, part 2: no pair is left to train on"):
+        Order(parts_of(3, 0, weights=(1, 1)), seed=0)
+    with pytest.raises(DataError, match="toy: no pair is left"):
+        Order(parts_of(0), seed=0)
+
+
+def test_the_fingerprint_depends_on_names_and_weights():
+    cases = (((3, 4), (1, 1), 0), ((3, 4), (2, 2), 5), ((4, 4), (1, 1), 0), ((3, 4), (1, 2), 0))
+    prints = [Order(parts_of(*num, weights=weights), seed).fingerprint() for num, weights, seed in cases]
+    assert prints[0] == prints[1] and len(set(prints)) == 3
+
+
+def test_both_images_of_a_pair_get_the_same_augmentation():
+    clean = torch.arange(3 * 20 * 30).reshape(3, 20, 30)
+    for k in range(50):
+        first, second = augment([clean, clean + 7], 8, "flips_and_turns", generator(0, k))
+        assert first.shape == (3, 8, 8) and torch.equal(first + 7, second)
+
+
+def test_crops_are_placed_uniformly_up_to_every_border():
+    image = torch.arange(5 * 6).reshape(1, 5, 6)
+    corners = Counter(int(random_crops([image], 3, generator(0, k))[0][0, 0, 0]) for k in range(2400))
+    assert sorted(corners) == [6 * top + left for top in range(3) for left in range(4)]
+    assert max(abs(count - 200) for count in corners.values()) < 60  # 4.4 standard deviations
+    with pytest.raises(ValueError, match="9 px does not fit into 30x8"):
+        random_crops([torch.zeros(3, 8, 30)], 9, generator(0))
+
+
+@pytest.mark.parametrize(("augmentation", "num_cases"), [("none", 1), ("flips", 4), ("flips_and_turns", 8)])
+def test_each_symmetry_of_the_augmentation_is_equally_likely(augmentation, num_cases):
+    image = torch.arange(9).reshape(1, 3, 3)
+    seen = Counter(tuple(augment([image], 3, augmentation, generator(0, k))[0].flatten().tolist()) for k in range(1600))
+    assert len(seen) == num_cases
+    assert max(abs(count - 1600 / num_cases) for count in seen.values()) < 90
+
+
+def test_padding_mirrors_once_then_repeats_evenly_at_both_ends():
+    image = torch.tensor([[[0, 1, 2]]], dtype=torch.uint8)
+    padded = pad_to(image, 9)
+    assert padded.shape == (1, 9, 9) and padded[0, 4].tolist() == [2, 2, 1, 0, 1, 2, 1, 0, 0]
+    assert torch.equal(padded, padded[:, :1].expand(1, 9, 9))  # a single row is repeated
+    assert torch.equal(pad_to(image, 1), image)

@@ -1,15 +1,17 @@
-"""Pairs are found by name; files that do not fit are reported."""
+"""Pairs are found by name, and held out by photograph; files that do not fit are reported."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from reading import parts_of
 
 from restore_diff.data import pairs as pairs_module
 from restore_diff.data.loading import PairedImageDataset
-from restore_diff.data.names import DataError
-from restore_diff.data.pairs import PairList, Split, find_pairs, shared_clean_images
+from restore_diff.data.names import DataError, PairPath
+from restore_diff.data.pairs import PairList, Split, find_pairs, hold_out, shared_clean_images
 
 
 def listed(source: Path | str, split: Split = "test") -> PairList:
@@ -56,14 +58,9 @@ def test_known_folders_pair_up_by_name(make_images, tmp_path, folders, pairs):
     assert {pair[:2] for pair in listed((tmp_path / degraded).parent).pairs} == expected
 
 
-def test_train_and_test_folders_are_entered(make_images, tmp_path):
-    for split, names in (("train", ["1.png", "2.png"]), ("test", ["3.png"])):
-        make_images(f"set/{split}/input", names)
-        make_images(f"set/{split}/target", names)
-    assert list(found(tmp_path / "set", "train")) == ["1", "2"] and list(found(tmp_path / "set", "test")) == ["3"]
-
-
-@pytest.mark.parametrize(("train", "test"), [("Train", "Test"), ("train_set", "test_set"), ("training", "val")])
+@pytest.mark.parametrize(
+    ("train", "test"), [("train", "test"), ("Train", "Test"), ("train_set", "test_set"), ("training", "val")]
+)
 def test_folders_of_splits_are_entered_by_their_usual_names(make_images, tmp_path, train, test):
     for split, names in ((train, ["1.png", "2.png"]), (test, ["3.png"])):
         make_images(f"set/{split}/input", names)
@@ -180,3 +177,63 @@ def test_test_images_that_were_trained_on_are_named(make_images, tmp_path):
     train, test = (find_pairs(str(tmp_path / split), split, Path("none")) for split in ("train", "test"))
     assert shared_clean_images(train, test) == ["z"]
     assert shared_clean_images(train, PairList("other", test.pairs[:2])) == []
+
+
+def versions(num_clean: int, num_versions: int = 3) -> PairList:
+    """Pairs of several degraded versions of each clean image."""
+    each = [(i, v) for i in range(num_clean) for v in range(num_versions)]
+    pairs = [PairPath(Path(f"{i}_{v}.png"), Path(f"{i}.png"), f"{i}_{v}") for i, v in each]
+    return PairList("toy", tuple(pairs), ("rgb",), ("a note",))
+
+
+def held_out(pairs: PairList, num_clean: int) -> tuple[PairList, PairList]:
+    training, validation = hold_out(pairs, num_clean)
+    assert validation is not None
+    assert {pair.clean for pair in validation.pairs}.isdisjoint(pair.clean for pair in training.pairs)
+    return training, validation
+
+
+def test_all_versions_of_a_held_out_photograph_leave_training():
+    training, validation = held_out(versions(40), 8)
+    assert len({pair.clean for pair in validation.pairs}) == len(validation.pairs) == 8
+    assert len(training.pairs) == 3 * 32
+
+
+def test_at_most_a_fifth_is_held_out():
+    assert len(held_out(versions(11), 8)[0].pairs) == 3 * 9
+    for pairs, num_clean in ((versions(4), 8), (versions(1, 1), 8), (versions(40), 0)):
+        assert hold_out(pairs, num_clean) == (pairs, None)
+
+
+def test_the_held_out_choice_depends_on_names_only():
+    pairs = versions(40)
+    reverse = PairList("toy", tuple(reversed(pairs.pairs)))
+    first, second = ({pair.clean for pair in held_out(one, 4)[1].pairs} for one in (pairs, reverse))
+    assert first == second
+    paths = [Path(f"{folder:02}/1.png") for folder in range(40)]  # equal names: the first paths
+    equal = PairList("toy", tuple(PairPath(None, path, str(path)) for path in paths))
+    assert [pair.clean for pair in held_out(equal, 4)[1].pairs] == paths[:4]
+
+
+def test_each_part_gives_and_validates_up_to_a_fifth_of_its_own(monkeypatch):
+    monkeypatch.setattr("restore_diff.data.pairs.copies_of", lambda files, among: set(files))  # there are no files
+    training, validation = held_out(parts_of(100, 10, 4, weights=(1, 1, 1)), 8)
+    assert Counter(pair.part for pair in validation.pairs) == {0: 6, 1: 2}
+    assert Counter(pair.part for pair in training.pairs) == {0: 94, 1: 8, 2: 4}
+    assert Counter(pair.part for pair in hold_out(parts_of(10, 90, weights=(1, 1), folder="same"), 30)[0].pairs)[0] == 8
+    training, validation = held_out(parts_of(20, 20, 20, weights=(1, 1, 1), folder="same"), 4)
+    assert not validation.weights and training.weights == (1, 1, 1)
+    assert len({pair.clean for pair in validation.pairs}) == 4 and len(validation.pairs) == 12
+    assert len(training.pairs) == 48
+
+
+def test_a_copy_of_a_held_out_photograph_leaves_training_too(make_images):
+    first = make_images("first", [f"{i}.png" for i in range(5)])
+    second = make_images("second", [f"{i}.png" for i in range(7)])
+    for path in first.iterdir():
+        (second / f"copy_of_{path.name}").write_bytes(path.read_bytes())
+    both = listed(first).pairs + tuple(pair._replace(part=1) for pair in listed(second).pairs)
+    training, validation = held_out(PairList("twice", both, weights=(1, 1)), 8)
+    assert len(validation.pairs) == 1 + 2
+    held = {pair.clean.read_bytes() for pair in validation.pairs}
+    assert held.isdisjoint(pair.clean.read_bytes() for pair in training.pairs)

@@ -252,4 +252,4 @@ def test_pairs_that_would_not_be_found_again_are_not_written(make_images, tmp_pa
     nameless = PairList("odd", (pairs.pairs[0]._replace(name="b"), pairs.pairs[0]._replace(name="b/c")))
     with pytest.raises(DataError, match="odd would get other names or another order; give each pair a name"):
         shard.write_shards(nameless, tmp_path / "out", 2)
-    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".shards-*"))
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))

@@ -28,11 +28,6 @@ def test_any_output_is_read_as_a_clean_image_and_noise_that_make_up_x_t(kind):
     torch.testing.assert_close(implied_epsilon(clean, X_T, SIGNAL, NOISE), epsilon, rtol=0, atol=1e-14)
 
 
-def test_the_output_is_recovered_from_what_it_is_read_as(kind, output_of):
-    clean, epsilon = estimate(kind, OUTPUT, X_T, SIGNAL, NOISE, DEGRADED)
-    torch.testing.assert_close(output_of(kind, clean, epsilon, SIGNAL, NOISE, DEGRADED), OUTPUT, rtol=0, atol=1e-14)
-
-
 def test_the_error_of_epsilon_is_that_of_the_estimate(kind):
     error = epsilon_error(kind, OUTPUT, CLEAN, EPSILON, SIGNAL, NOISE, DEGRADED)
     read = estimate(kind, OUTPUT, X_T, SIGNAL, NOISE, DEGRADED)

@@ -1,7 +1,6 @@
 """Facts about the noise schedules, against published values and formulas written out anew."""
 
 import math
-from fractions import Fraction
 
 import pytest
 import torch
@@ -24,23 +23,11 @@ def test_linear_has_the_published_levels():
     assert (1 - alpha_bar[0].item()) ** 0.5 == pytest.approx(0.01, rel=1e-11)
 
 
-def test_linear_equals_the_product_in_exact_arithmetic():
-    first, last = Fraction("0.0001"), Fraction("0.02")
-    product = Fraction(1)
-    for i in range(200):
-        product *= 1 - (first + (last - first) * Fraction(i, 999))
-    assert schedule().alpha_bar[199].item() == pytest.approx(float(product), rel=1e-14)
-
-
 @pytest.mark.parametrize("name", ["linear", "quadratic"])
 @pytest.mark.parametrize("num_timesteps", [100, 250, 4000])
 def test_the_last_level_hardly_depends_on_the_number_of_timesteps(name, num_timesteps):
     at_1000 = schedule(name).alpha_bar[-1].log().item()
     assert schedule(name, num_timesteps).alpha_bar[-1].log().item() == pytest.approx(at_1000, rel=0.08)
-
-
-def test_linear_of_250_timesteps_has_the_published_last_level():
-    assert schedule("linear", 250).alpha_bar[-1].item() == pytest.approx(3.3e-5, rel=0.015)
 
 
 def test_quadratic_betas_have_equally_spaced_roots():

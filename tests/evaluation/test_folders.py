@@ -41,14 +41,6 @@ def test_images_are_paired_by_name_and_scored_by_the_protocol(folders):
     assert all(row.flags == ("identical",) for row in score_folders(folders[1], folders[1], SCORER))
 
 
-def test_images_without_a_partner_are_named(folders):
-    save(folders[0], "extra.png", 5)
-    save(folders[1], "missing.png", 5)
-    message = r"1 images of .*pred have no partner in .*target \(extra\); 1 images .*missing"
-    with pytest.raises(DataError, match=message):
-        score_folders(*folders, SCORER)
-
-
 @pytest.mark.parametrize(
     ("name", "size", "message"),
     [("9.bmp", (20, 24), "same name"), ("x.png", (20, 25), r"1 images differ in size .*: x")],

@@ -11,8 +11,9 @@ from restore_diff import build
 from restore_diff.config import config_from_dict
 from restore_diff.diffusion.samplers import DDIMSampler
 from restore_diff.diffusion.schedule import NoiseSchedule
+from restore_diff.errors import UserError
 from restore_diff.interop import onnx as exporter
-from restore_diff.interop.onnx import OnnxError, sampling_metadata, to_onnx
+from restore_diff.interop.onnx import sampling_metadata, to_onnx
 from restore_diff.models.unet import UNet
 from restore_diff.restoration.restorer import Restorer
 from restore_diff.settings import SamplerConfig, ScheduleConfig, TilingConfig
@@ -117,14 +118,14 @@ def test_a_file_with_another_output_is_refused(change, shown, exported, monkeypa
         with torch.no_grad():
             other.conv_out.bias[0] += change
     monkeypatch.setattr(exporter, "_traced", lambda model, metadata: content)
-    with pytest.raises(OnnxError, match=rf"differs from torch by {shown} of the largest output") as caught:
+    with pytest.raises(UserError, match=rf"differs from torch by {shown} of the largest output") as caught:
         to_onnx(other, {})
     assert "\n" not in str(caught.value)
 
 
 def test_an_unreadable_file_is_reported_in_one_line(monkeypatch):
     monkeypatch.setattr(exporter, "_traced", lambda model, metadata: b"garbage")
-    with pytest.raises(OnnxError, match=r"^onnxruntime \S+ cannot run the file: .*protobuf") as caught:
+    with pytest.raises(UserError, match=r"^onnxruntime \S+ cannot run the file: .*protobuf") as caught:
         to_onnx(UNet(CONFIG.model), {})
     assert "\n" not in str(caught.value)
 
@@ -136,7 +137,7 @@ def test_an_unreadable_file_is_reported_in_one_line(monkeypatch):
 def test_an_unsupported_network_is_refused_before_the_trace(change, message):
     with torch.device("meta"):
         model = UNet(replace(CONFIG.model, **change))
-    with pytest.raises(OnnxError, match=message):
+    with pytest.raises(UserError, match=message):
         to_onnx(model, {})
 
 
@@ -145,12 +146,12 @@ def test_a_tracer_error_is_reported_in_one_line(monkeypatch):
         raise torch.onnx.errors.OnnxExporterError("no such operator\nand a page more")
 
     monkeypatch.setattr(torch.onnx, "export", fail)
-    with pytest.raises(OnnxError, match=r"^torch \S+ cannot export: no such operator$"):
+    with pytest.raises(UserError, match=r"^torch \S+ cannot export: no such operator$"):
         to_onnx(UNet(CONFIG.model), {})
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_a_missing_package_is_named_with_the_install_command(package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(OnnxError, match=rf"{package}.*\): pip install \"restore_diff\[onnx\]\"$"):
+    with pytest.raises(UserError, match=rf"{package}.*\): pip install \"restore_diff\[onnx\]\"$"):
         exporter.require_onnx()

@@ -1,14 +1,14 @@
-"""Haze: Koschmieder's law, depth maps, airlight."""
+"""Haze: Koschmieder's law, depth maps, airlight, procedural depth."""
 
 import math
-from itertools import pairwise
 
 import pytest
 import torch
+from still import fixed, photographs
 from torch import Tensor
 
-from restore_diff.settings import HazeConfig, range_names
-from restore_diff.weather.haze import procedural_depth, render_haze
+from restore_diff.settings import HazeConfig
+from restore_diff.weather.haze import FRAME_PX, procedural_depth, render_haze, smooth_fields, view
 
 PLAIN = {"beta": 1.0, "airlight": 0.8, "tint": 0, "unevenness": 0}
 """Grey and even haze, the same for every seed."""
@@ -18,12 +18,7 @@ DENSE = 20.0
 
 
 def haze(**changes: float | tuple[float, float]) -> HazeConfig:
-    values = PLAIN | changes
-    return HazeConfig(**{name: v if isinstance(v, tuple) else (v, v) for name, v in values.items()})
-
-
-def photographs(num_images: int, height: int = 40, width: int = 56) -> Tensor:
-    return torch.rand(num_images, 3, height, width, generator=torch.Generator().manual_seed(1))
+    return fixed(HazeConfig, PLAIN | changes)
 
 
 def ramps(num_images: int, height: int = 40, width: int = 56) -> Tensor:
@@ -66,15 +61,6 @@ def test_points_at_distance_zero_are_unchanged():
     assert torch.equal(render_haze(clean, HazeConfig(), [0, 1], torch.zeros(2, 1, 40, 56)), clean)
 
 
-def test_farther_points_and_denser_haze_come_nearer_to_the_airlight():
-    flat, depth = torch.full((1, 3, 8, 64), 0.1), ramps(1, 8, 64)
-    by_depth = render_haze(flat, haze(), [0], depth)
-    assert (by_depth[..., 1:] > by_depth[..., :-1]).all()
-    scene = photographs(1, 8, 64)
-    distances = [(render_haze(scene, haze(beta=b), [0], depth) - 0.8).abs()[..., 1:] for b in (0.2, 0.6, 1.8, 5)]
-    assert all((far <= near).all() for near, far in pairwise(distances))
-
-
 def test_without_a_depth_map_procedural_depth_is_used():
     clean = photographs(3)
     made_up = procedural_depth(clean, [4, 5, 6])
@@ -93,37 +79,12 @@ def test_the_tint_is_bluish_or_yellowish_with_the_set_strength():
     assert yellow == pytest.approx(0.5, abs=0.08)
 
 
-def test_untinted_haze_is_grey():
-    grey = photographs(2)[:, :1].expand(-1, 3, -1, -1)
-    hazy = render_haze(grey, haze(unevenness=0.3), [0, 1])
-    assert torch.equal(hazy[:, 0], hazy[:, 1]) and torch.equal(hazy[:, 0], hazy[:, 2])
-
-
 def test_uneven_haze_is_smooth_and_within_its_bound():
     seen = airlight(haze(beta=DENSE, airlight=1, unevenness=0.4), num_images=30, size=320)
     assert seen.max() <= 1 and seen.min() >= 0.6 - 1e-6
     ranges = seen.amax((1, 2, 3)) - seen.amin((1, 2, 3))
     assert ranges.min() > 0.15 and ranges.mean() > 0.25
     assert seen.diff(dim=-1).abs().max() < 0.02
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0])
-def test_values_stay_in_range(value: float):
-    config = HazeConfig(beta=(0.0, DENSE), airlight=(0.0, 1.0), tint=(0.0, 1.0), unevenness=(0.0, 1.0))
-    hazy = render_haze(torch.full((60, 3, 24, 24), value), config, range(60))
-    assert hazy.min() >= 0 and hazy.max() <= 1
-
-
-@pytest.mark.parametrize("name", range_names(HazeConfig()))
-def test_each_setting_changes_the_image_and_is_drawn_per_image(name: str):
-    usual = haze(tint=0.1, unevenness=0.1)
-    low = getattr(usual, name)[0]
-    changed, ranging = (haze(**{"tint": 0.1, "unevenness": 0.1, name: v}) for v in (low / 2, (low / 2, low)))
-    scene = photographs(2) * 0.5
-    assert (render_haze(scene, changed, [0, 1]) - render_haze(scene, usual, [0, 1])).abs().mean() > 1e-4
-    drawn = render_haze(scene, ranging, [0, 1])
-    for fixed in (usual, changed):
-        assert not torch.allclose(drawn, render_haze(scene, fixed, [0, 1]), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -138,3 +99,98 @@ def test_each_setting_changes_the_image_and_is_drawn_per_image(name: str):
 def test_invalid_depth_maps_are_rejected(depth: Tensor, message: str):
     with pytest.raises(ValueError, match=message):
         render_haze(photographs(2), HazeConfig(), [0, 1], depth)
+
+
+# Procedural depth.
+
+
+def grey(num_images: int, height: int, width: int, value: float = 0.5) -> Tensor:
+    return torch.full((num_images, 3, height, width), value)
+
+
+def spread(depth: Tensor) -> Tensor:
+    return depth.amax((1, 2, 3)) - depth.amin((1, 2, 3))
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 700), (700, 1), (2, 3), (37, 53)])
+def test_depth_is_positive_and_at_most_one_at_every_size(height: int, width: int):
+    clean = torch.rand(8, 3, height, width, generator=torch.Generator().manual_seed(0))
+    depth = procedural_depth(clean, range(8))
+    assert depth.shape == (8, 1, height, width)
+    assert depth.min() > 0 and depth.max() <= 1
+
+
+def test_the_depth_distribution_resembles_sots_indoor():
+    """In SOTS-indoor half of the pixels lie below 0.4 of the largest depth, 1 % below 0.2 and 5 % above 0.8."""
+    depth = procedural_depth(grey(150, FRAME_PX, FRAME_PX), range(150)).flatten(1)
+    nearest, median, farthest = torch.quantile(depth[:, ::7], torch.tensor([0.01, 0.5, 0.95]), dim=1).mean(1)
+    assert 0.12 < nearest < 0.32
+    assert 0.32 < median < 0.56
+    assert 0.62 < farthest < 0.95
+    assert depth.mean(1).std() > 0.1
+
+
+def test_higher_parts_of_an_image_are_mostly_farther():
+    depth = procedural_depth(grey(300, FRAME_PX, 40), range(300)).mean((1, 3))
+    top, bottom = depth[:, :40].mean(1), depth[:, -40:].mean(1)
+    assert top.mean() > bottom.mean() + 0.15
+    assert (top > bottom).float().mean() > 0.6
+
+
+def test_a_crop_sees_a_part_of_a_scene():
+    whole = procedural_depth(grey(100, FRAME_PX, FRAME_PX), range(100))
+    crops = procedural_depth(grey(400, 64, 64), range(400))
+    assert spread(crops).median() < 0.5 * spread(whole).median()
+    assert crops.mean() == pytest.approx(float(whole.mean()), abs=0.04)
+    assert crops.mean((1, 2, 3)).std() > whole.mean((1, 2, 3)).std()
+
+
+def test_a_crop_shows_a_random_window_of_the_scene():
+    seen = view(grey(200, 64, 128), range(200))
+    for axis, size in ((seen.y[:, 0, :, 0], 64), (seen.x[:, 0, 0], 128)):
+        steps = axis.diff(dim=1)
+        torch.testing.assert_close(steps, torch.full_like(steps, 1 / FRAME_PX), atol=1e-6, rtol=0)
+        assert axis.min() >= 0 and axis.max() <= 1
+        assert axis[:, 0].max() - axis[:, 0].min() > 0.9 * (1 - size / FRAME_PX)
+
+
+def test_a_large_photograph_shows_the_whole_scene():
+    seen = view(grey(2, 400, FRAME_PX), [0, 1])
+    for axis, size in ((seen.y[:, 0, :, 0], 400), (seen.x[:, 0, 0], FRAME_PX)):
+        expected = ((torch.arange(size) + 0.5) / size).expand(2, -1)
+        torch.testing.assert_close(axis, expected, atol=1e-6, rtol=0)
+
+
+def test_edges_of_depth_are_edges_of_the_photograph():
+    """A bright and a dark half that meet in a slanted line, which no square of the comparison of colours follows."""
+    row, column = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    right = column > 21 + row // 3
+    clean = torch.where(right, 0.8, 0.2).expand(60, 3, 64, 64)
+    steps = procedural_depth(clean, range(60)).diff(dim=-1).abs()[:, 0]
+    edge = right[:, 1:] != right[:, :-1]
+    at_edge, elsewhere = steps[:, edge].mean(1), steps[:, ~edge].mean(1)
+    assert at_edge.mean() > 0.08
+    assert (at_edge > 5 * elsewhere).float().mean() > 0.6
+
+
+def test_darker_parts_are_mostly_nearer():
+    clean = torch.full((200, 3, 64, 64), 0.2)
+    clean[..., 32:] = 0.9
+    depth = procedural_depth(clean, range(200))
+    brighter_is_farther = (depth[..., 40:].mean((1, 2, 3)) > depth[..., :24].mean((1, 2, 3))).float().mean()
+    assert 0.6 < brighter_is_farther < 0.95
+
+
+def test_fine_texture_does_not_change_the_depth():
+    texture = 0.5 + 0.1 * torch.randn(20, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    steps = procedural_depth(texture.clamp(0, 1), range(20)).diff(dim=-1).abs()
+    assert steps.mean() < 0.1 * texture.mean(1, keepdim=True).diff(dim=-1).abs().mean()
+
+
+def test_fields_are_smooth_and_differ_between_purposes():
+    seen = view(grey(20, FRAME_PX, FRAME_PX), range(20))
+    first, second = smooth_fields(seen, range(20), "first"), smooth_fields(seen, range(20), "second")
+    assert first.min() >= 0 and first.max() <= 1
+    assert spread(first).min() > 0.4
+    assert first.diff(dim=-1).abs().max() < 0.03
+    assert not torch.allclose(first, second, atol=0.1)

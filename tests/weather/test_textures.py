@@ -1,7 +1,5 @@
 """Texture folders and rain cut out of them."""
 
-import pickle
-
 import numpy as np
 import pytest
 import torch
@@ -12,9 +10,8 @@ from restore_diff import build
 from restore_diff.data.images import ImageError
 from restore_diff.data.names import DataError
 from restore_diff.randomness import generator
-from restore_diff.settings import DataConfig, RainConfig
+from restore_diff.settings import DataConfig, RainConfig, SnowConfig
 from restore_diff.weather.rain import render_rain
-from restore_diff.weather.renderer import Rendering
 from restore_diff.weather.textures import SEAM, TextureFolder, _read
 
 
@@ -120,13 +117,17 @@ def test_pieces_of_every_size(write, height: int, width: int):
         assert pieces(write("a.png", [[0, 9, 0, 4]]), 2, height, width, (scale,)).shape == (2, 1, height, width)
 
 
-def test_a_folder_without_images_is_rejected(tmp_path):
+@pytest.mark.parametrize("kind", ["rain", "snow"])
+def test_a_folder_without_images_is_rejected_before_rendering(tmp_path, kind: str):
+    def config(weather: str, folder) -> DataConfig:
+        return DataConfig(weather=weather, rain=RainConfig(textures=str(folder)), snow=SnowConfig(masks=str(folder)))
+
     with pytest.raises(DataError, match="no such folder of textures"):
-        build.renderer(DataConfig(weather="rain", rain=RainConfig(textures=str(tmp_path / "nowhere"))))
+        build.renderer(config(kind, tmp_path / "nowhere"))
     (tmp_path / "text.txt").touch()
     with pytest.raises(DataError, match="0 images"):
-        build.renderer(DataConfig(weather="rain+haze", rain=RainConfig(textures=str(tmp_path))))
-    assert build.renderer(DataConfig(weather="haze", rain=RainConfig(textures=str(tmp_path)))) is not None
+        build.renderer(config(f"{kind}+haze", tmp_path))
+    assert build.renderer(config("haze", tmp_path)) is not None
 
 
 def test_damaged_and_black_textures_are_rejected(write, tmp_path):
@@ -159,7 +160,6 @@ def test_textured_rain_depends_on_the_seed_only(write):
     clean = torch.rand(3, 3, 40, 40, generator=generator(0))
     config = RainConfig(textures=write("a.png", slashes()))
     together = render_rain(clean, config, [7, 8, 7])
-    renderer = pickle.loads(pickle.dumps(Rendering(render_rain, config)))
-    assert torch.equal(renderer(clean[1:2], [8])[0], together[1])
+    assert torch.equal(render_rain(clean[1:2], config, [8])[0], together[1])
     same_scene = render_rain(clean[:1].expand(2, -1, -1, -1), config, [7, 8])
     assert not torch.allclose(same_scene[0], same_scene[1], atol=0.01)
