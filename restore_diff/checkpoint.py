@@ -119,10 +119,6 @@ def _refuse_constant(text: str) -> float:
     raise ValueError(f"{text} is no JSON")
 
 
-# A checkpoint: a folder of safetensors and JSON that exists whole or not at all, with checksums. No pickle.
-#
-# 00000400/ holds model.safetensors, ema.safetensors, optimizer.safetensors and state.json.
-
 PARTIAL = ".partial-"
 
 

@@ -153,9 +153,7 @@ def _places(node: yaml.Node, path: Path, prefix: str = "") -> dict[str, str]:
     return places
 
 
-# YAML files and `section.key=value` overrides -> one ExperimentConfig, or one error that lists every mistake.
-#
-# Only the areas' config dataclasses are imported: no torch, so that help and mistakes answer at once.
+# The whole configuration. Only dataclasses are imported: no torch, so that help and mistakes answer at once.
 
 __all__ = [
     "ConfigError",

@@ -43,7 +43,7 @@ PATIENCE = timedelta(minutes=30)
 FAILURE = "restore_diff/failure"
 
 
-class OtherProcessFailed(RuntimeError):
+class OtherProcessFailed(UserError):
     """Another process failed or ended, so this one cannot continue."""
 
     exit_code = 4
@@ -79,7 +79,7 @@ class Processes:
     def all_rows(self, score: Callable[[], list[Any]]) -> list[Any]:
         """The rows of all processes in the order of the test set, on each of them; `score` gives those of this one.
 
-        An error of `score` is raised here after the others were informed: they raise OtherRankFailed.
+        An error of `score` is raised here after the others were informed: they raise OtherProcessFailed.
         """
         if self.num == 1:
             return score()
@@ -90,16 +90,12 @@ class Processes:
         try:
             everywhere = self.gather((rows, None if failure is None else f"{type(failure).__name__}: {failure}"))
         except RuntimeError as error:
-            raise OtherRankFailed("another process ended before its images were scored") from error
+            raise OtherProcessFailed("another process ended before its images were scored") from error
         if failure is not None:
             raise failure
         if failed := [f"rank {rank}: {reason}" for rank, (_, reason) in enumerate(everywhere) if reason]:
-            raise OtherRankFailed("; ".join(failed))
+            raise OtherProcessFailed("; ".join(failed))
         return in_order([rows for rows, _ in everywhere])
-
-
-class OtherRankFailed(UserError):
-    """Another process failed to score its images."""
 
 
 class TrainingProcesses(Processes):

@@ -225,7 +225,7 @@ MISTAKES: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
     ("checkpoint.py", "training/test_resume"): {
         "best checkpoint removed": ("if int(path.name) != best_step:", "if True:"),
     },
-    ("training/run.py", "training/test_run_log"): {
+    ("training/run.py", "training/test_run"): {
         "lines after the resumed step kept": ("if _step_of(line) <= step", "if True"),
     },
     ("data/loading.py", "data/test_loading"): {

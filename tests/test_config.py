@@ -51,21 +51,12 @@ def test_later_files_win_over_earlier_ones_key_by_key(tmp_path):
     assert (config.training.batch_size, config.training.learning_rate, config.name) == (5, 1.0, "x")
 
 
-@pytest.mark.parametrize("override", ["training.learning_rate", "training.learning_rate=", "=3", "--lr=3", "a b=3"])
-def test_a_malformed_override_is_answered_with_the_right_form(override):
-    assert problems([], override) == [f"{override}: expected section.key=value, e.g. training.learning_rate=1e-4"]
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("a: 1\na: 2\n", ":2: found duplicate key a"),
         ("\tseed: 1", ":1: found character"),
         ("- 1", ":1: expected `section: ...` at the top"),
         ("seed: {", ":1: expected the node content"),
-        ("a: &x [1]\nb: *x", "aliases are not supported"),
-        ("a: !!python/object/apply:os.system [ls]", ":1: YAML tags are not supported"),
-        ("data: {train: '${oc.env:HOME}'}", ":1: '${oc.env:HOME}' refers to another value"),
     ],
 )
 def test_a_file_that_is_no_config_is_refused_in_one_line(tmp_path, text, expected):
@@ -75,9 +66,7 @@ def test_a_file_that_is_no_config_is_refused_in_one_line(tmp_path, text, expecte
 
 def test_files_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    (tmp_path / "huge.yaml").write_bytes(b"#" * 300_000)
     assert "not UTF-8" in problems([str(tmp_path / "binary.yaml")])[0]
-    assert "no config file" in problems([str(tmp_path / "huge.yaml")])[0]
     assert "no such config file; did you mean derain.yaml?" in problems(["derane.yaml"])[0]
 
 

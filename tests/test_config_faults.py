@@ -157,7 +157,7 @@ def test_of_a_key_that_is_given_twice_the_last_counts_and_that_is_said():
     assert repeated_overrides(twice) == ["seed is given more than once; 3 counts"]
 
 
-@pytest.mark.parametrize("argument", ["training.num_steps", "training.num_steps=", "=3", "a..b=1", "é-=1"])
+@pytest.mark.parametrize("argument", ["training.num_steps", "training.num_steps=", "=3", "a..b=1", "a b=3", "é-=1"])
 def test_a_malformed_override_ends_with_2_and_the_right_form(argument, capsys):
     assert main(["--cfg", "derain.yaml", "--print-config", argument]) == 2
     (line,) = capsys.readouterr().err.splitlines()

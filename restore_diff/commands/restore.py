@@ -334,7 +334,7 @@ def _restore_shared(plan: Plan, args: argparse.Namespace, tally: Tally, num_rank
         return tally
     from torch import distributed
 
-    from restore_diff.distributed import OtherRankFailed, joined
+    from restore_diff.distributed import OtherProcessFailed, joined
 
     with joined():  # wait for the others: torchrun ends all processes when one ends with an exit code
         _restore_planned(plan, args, tally)
@@ -344,7 +344,7 @@ def _restore_shared(plan: Plan, args: argparse.Namespace, tally: Tally, num_rank
         try:
             distributed.all_gather_object(tallies, tally)
         except RuntimeError as error:
-            raise OtherRankFailed("another process ended before its images were restored") from error
+            raise OtherProcessFailed("another process ended before its images were restored") from error
     return merged(tallies)
 
 

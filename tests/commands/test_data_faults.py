@@ -13,11 +13,6 @@ RUN = Path("runs/derain")
 ONE_STEP = ["training.num_steps=1"]
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    return enter(tmp_path, monkeypatch)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:

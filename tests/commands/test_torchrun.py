@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_run import arguments, enter, run_train, scores
+from tiny_run import arguments, run_train, scores
 
 from restore_diff.commands import training_run
 from restore_diff.distributed import Processes
@@ -36,11 +36,6 @@ def advance_and_act(trainer, micro_batches):
 Trainer._advance = advance_and_act
 raise SystemExit(main())
 """
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    return enter(tmp_path, monkeypatch)
 
 
 def torchrun(script: Path, *more: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:

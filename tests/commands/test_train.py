@@ -15,21 +15,15 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_run import arguments, enter, run_train, scores, summary, tree, write_image, write_pairs
+from tiny_run import arguments, enter, run_train, scores, summary, tensors, tree, write_image, write_pairs
 
 from restore_diff import build
-from restore_diff.checkpoint import TENSORS
 from restore_diff.commands import training_run
 from restore_diff.config import load_config
 from restore_diff.training.run import RunFolder, RunLog
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = Path("runs/derain")
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    return enter(tmp_path, monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +45,6 @@ def done(finished, here):
 def complaints(capsys) -> list[str]:
     """What went to stderr, but for notes. A traceback would be more than the test expects."""
     return [line for line in capsys.readouterr().err.splitlines() if not line.startswith("train.py: note: ")]
-
-
-def tensors(run: Path, step: int) -> dict[str, bytes]:
-    return {name: (run / f"checkpoints/{step:08d}" / name).read_bytes() for name in TENSORS}
 
 
 @pytest.mark.parametrize(
@@ -138,6 +128,7 @@ def test_a_run_stopped_by_sigterm_and_started_again_equals_an_uninterrupted_one(
         [sys.executable, "-c", STOPPED_AFTER_5_STEPS, *command], env=environment, capture_output=True, text=True
     )
     assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
+    assert "\nSIGTERM: finishing this step, then saving; once more leaves at once\n" in stopped.stderr
     assert stopped.stderr.splitlines()[-1] == "train.py: stopped by SIGTERM, saved step 5"
     assert json.loads((here / "runs/parts/status.json").read_text())["state"] == "preempted"
     assert run_train("name=parts", f"data.num_workers={num_workers}", *often) == 0

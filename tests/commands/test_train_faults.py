@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import arguments, enter, run_train, tree
+from tiny_run import arguments, enter, run_train, tensors, tree
 
 from restore_diff import checkpoint as checkpoint_module
 from restore_diff import trained
 from restore_diff.checkpoint import (
     STATE,
-    TENSORS,
     encode_state,
     list_checkpoints,
     read_state,
@@ -28,13 +27,9 @@ from restore_diff.data.loading import TrainingBatches
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = Path("runs/derain")
+TRAIN = [str(ROOT / "train.py")]
 OFTEN = ["training.save_every_steps=2", "training.num_steps=6", "training.num_checkpoints_kept=9"]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="mounts small file systems")
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    return enter(tmp_path, monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +54,6 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(data)
 
 
-def weights(run: Path, step: int) -> dict[str, bytes]:
-    return {name: (run / f"checkpoints/{step:08d}" / name).read_bytes() for name in TENSORS}
-
-
 def in_a_child(*more: str) -> int:
     """The wait status of a process that runs the command."""
     child = os.fork()
@@ -75,24 +66,31 @@ def in_a_child(*more: str) -> int:
     return os.waitpid(child, 0)[1]
 
 
-def on_a_file_system(options: str, *more: str) -> subprocess.CompletedProcess[str]:
-    """train.py in a process whose runs/ is a tmpfs of its own; what is left there is kept in left/."""
-    script = f'mount -t tmpfs -o {options} none runs && {{ "$@"; code=$?; cp -r runs left; exit $code; }}'
-    command = [sys.executable, str(ROOT / "train.py"), *arguments(*more)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def with_tmpfs(folder: str, options: str, program: list[str], *more: str) -> subprocess.CompletedProcess[str]:
+    """Train in a process that alone sees a tmpfs at `folder`; what it has in runs/ at the end is copied to left/."""
     Path("runs").mkdir()
-    unshared = ["unshare", "-rm", "sh", "-c", script, "sh", *command]
+    private = ["unshare", "-rm", "sh", "-c"]
     try:
-        subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", "runs"], check=True, capture_output=True)
+        subprocess.run([*private, f"mount -t tmpfs none {folder}"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("this machine lets nobody mount")
-    return subprocess.run(unshared, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    script = f'mount -t tmpfs -o {options} none {folder} && {{ "$@"; code=$?; cp -r runs left; exit $code; }}'
+    return subprocess.run(
+        [*private, script, "sh", sys.executable, *program, *arguments(*more)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 @linux
 def test_a_disk_that_fills_stops_with_4_and_the_older_checkpoint_goes_on(here):
-    done = on_a_file_system(
+    done = with_tmpfs(
+        "runs",
         "size=4m",
+        TRAIN,
         "training.save_every_steps=1",
         "training.num_checkpoints_kept=99",
         "training.num_steps=60",
@@ -126,29 +124,16 @@ sys.exit(main())
 @linux
 @pytest.mark.parametrize("looks", [True, False])
 def test_training_neither_hangs_nor_ends_without_reason_where_shared_memory_is_full(here, looks):
-    program = [str(ROOT / "train.py")] if looks else ["-c", IMPATIENT]
     large = ["data.num_workers=4", "training.batch_size=16", "data.num_validation=0", "training.num_micro_batches=1"]
-    try:
-        subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/dev/shm"], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("this machine lets nobody mount")
-    script = 'mount -t tmpfs -o size=256k none /dev/shm && exec "$@"'
-    done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", script, "sh", sys.executable, *program, *arguments(*large)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = with_tmpfs("/dev/shm", "size=256k", TRAIN if looks else ["-c", IMPATIENT], *large)
     said = done.stdout + done.stderr
     if looks:
         assert done.returncode == 0, said
         assert "/dev/shm has 0.2 MiB free, batches of 0.1 MiB are copied through pipes; " in said
-        through_pipes = weights(RUN, 4)
+        through_pipes = tensors(RUN, 4)
         shutil.rmtree("runs")
         assert run_train(*large, "data.num_workers=0") == 0
-        assert weights(RUN, 4) == through_pipes
+        assert tensors(RUN, 4) == through_pipes
     else:
         assert done.returncode == 4, said
         assert "train.py: a data worker had no shared memory left: raise its" in done.stderr.splitlines()[-1]
@@ -156,7 +141,7 @@ def test_training_neither_hangs_nor_ends_without_reason_where_shared_memory_is_f
 
 @linux
 def test_a_read_only_folder_ends_with_2_before_any_training(here):
-    done = on_a_file_system("ro")
+    done = with_tmpfs("runs", "ro", TRAIN)
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert line == "train.py: cannot write the run folder runs/derain: Read-only file system"
@@ -170,12 +155,12 @@ def test_a_run_folder_that_is_a_file_ends_with_2_before_any_training(here, capsy
 
 
 def test_a_damaged_newest_checkpoint_costs_its_steps_and_changes_nothing(done, capsys):
-    expected = weights(RUN, 6)
+    expected, metrics = tensors(RUN, 6), (RUN / "metrics.jsonl").read_bytes()
     flip_a_bit(RUN / "checkpoints/00000006/model.safetensors")
     assert run_train(*OFTEN) == 0
     told = "checkpoint 00000006 damaged (model.safetensors: checksum differs); using 00000004"
     assert told in capsys.readouterr().out.splitlines()
-    assert weights(RUN, 6) == expected
+    assert (tensors(RUN, 6), (RUN / "metrics.jsonl").read_bytes()) == (expected, metrics)
 
 
 def test_where_all_checkpoints_are_damaged_each_is_listed_and_nothing_is_touched(done, capsys):
@@ -244,12 +229,12 @@ def test_sigterm_at_any_moment_saves_once_exits_143_and_the_next_run_equals_an_u
     assert [int(path.name) for path in list_checkpoints(RUN / "checkpoints")][-1] == step
     assert not list((RUN / "checkpoints").glob(".*"))
     assert run_train(*more) == 0
-    assert weights(RUN, 6) == weights(finished / RUN, 6)
+    assert tensors(RUN, 6) == tensors(finished / RUN, 6)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_during_a_save_leaves_at_once_and_damages_nothing(done, monkeypatch, capfd, number):
-    expected = weights(RUN, 6)
+    expected = tensors(RUN, 6)
     shutil.rmtree(RUN / "checkpoints/00000006")
     write = checkpoint_module.write_durably
 
@@ -264,7 +249,7 @@ def test_a_second_signal_during_a_save_leaves_at_once_and_damages_nothing(done, 
     assert [path.name for path in list_checkpoints(RUN / "checkpoints")] == ["00000002", "00000004"]
     assert run_train(*OFTEN) == 0
     assert "removed .partial-00000006, which a killed process had left" in capfd.readouterr().out
-    assert weights(RUN, 6) == expected
+    assert tensors(RUN, 6) == expected
 
 
 def test_sigterm_while_the_network_is_built_ends_the_process_and_leaves_no_checkpoint(here, monkeypatch):
@@ -275,17 +260,17 @@ def test_sigterm_while_the_network_is_built_ends_the_process_and_leaves_no_check
     assert not RUN.exists()
 
 
-def test_sigterm_before_the_first_step_exits_143_and_leaves_no_checkpoint(here, monkeypatch, capsys):
+def test_ctrl_c_before_the_first_step_exits_130_and_leaves_no_checkpoint(here, monkeypatch, capsys):
     run = training_run.Trainer.run
 
     def signalled(trainer):
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
         return run(trainer)
 
     with monkeypatch.context() as patch:
         patch.setattr(training_run.Trainer, "run", signalled)
-        assert run_train() == 128 + signal.SIGTERM
-    assert capsys.readouterr().err.splitlines()[-1] == "train.py: stopped by SIGTERM, before the first step"
+        assert run_train() == 128 + signal.SIGINT
+    assert capsys.readouterr().err.splitlines()[-1] == "train.py: stopped by SIGINT, before the first step"
     assert list((RUN / "checkpoints").iterdir()) == []
     assert run_train() == 0
 
@@ -293,8 +278,8 @@ def test_sigterm_before_the_first_step_exits_143_and_leaves_no_checkpoint(here, 
 def test_the_same_seed_gives_the_same_bits_and_another_one_others(here, finished):
     assert run_train(*OFTEN) == 0
     assert run_train(*OFTEN, "name=other", "seed=1") == 0
-    assert weights(RUN, 6) == weights(finished / RUN, 6)
-    assert weights(Path("runs/other"), 6)["model.safetensors"] != weights(RUN, 6)["model.safetensors"]
+    assert tensors(RUN, 6) == tensors(finished / RUN, 6)
+    assert tensors(Path("runs/other"), 6)["model.safetensors"] != tensors(RUN, 6)["model.safetensors"]
 
 
 def test_restore_refuses_pickles_of_any_name_and_runs_nothing_of_them(here, capsys):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from restore_diff.checkpoint import TENSORS
 from restore_diff.commands import test, train
 
 SMALL = [
@@ -84,6 +85,11 @@ def summary(report: Path) -> dict[str, Any]:
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file by its path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def tensors(run: Path, step: int) -> dict[str, bytes]:
+    """The tensor files of a checkpoint."""
+    return {name: (run / f"checkpoints/{step:08d}" / name).read_bytes() for name in TENSORS}
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from restore_diff.data.pairs import Pair
-from restore_diff.distributed import ALONE, OtherRankFailed, Processes, in_order, joined
+from restore_diff.distributed import ALONE, OtherProcessFailed, Processes, in_order, joined
 from restore_diff.evaluation.evaluator import Evaluator, Row, Scorer
 from restore_diff.evaluation.folders import score_folders
 from restore_diff.evaluation.report import per_image_csv
@@ -54,7 +54,7 @@ def main(folder: Path) -> None:
                 os._exit(7)
             try:
                 processes.all_rows(fail if processes.rank == 1 else lambda: rows)
-            except (OtherRankFailed, ValueError) as error:
+            except (OtherProcessFailed, ValueError) as error:
                 print(type(error).__name__, error, flush=True)
 
 
@@ -87,9 +87,9 @@ def test_each_process_restores_only_its_own_images(together):
 
 def test_all_processes_end_when_one_fails_or_exits(together):
     _, printed, exit_codes = together
-    assert printed[0][2] == "OtherRankFailed rank 1: ValueError: no space left"
+    assert printed[0][2] == "OtherProcessFailed rank 1: ValueError: no space left"
     assert printed[1][2] == "ValueError no space left"
-    assert printed[0][3].startswith("OtherRankFailed another process ")
+    assert printed[0][3].startswith("OtherProcessFailed another process ")
     assert exit_codes == [0, 7]
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import struct
 from pathlib import Path
 
@@ -169,17 +168,3 @@ def test_what_a_kill_left_of_any_file_of_the_run_is_removed_at_the_next_start(tm
     (tmp_path / "samples" / orphan.name).write_bytes(orphan.read_bytes())
     with RunFolder(tmp_path):
         assert not list(tmp_path.rglob(".restore-diff-*"))
-
-
-def test_a_lock_is_free_after_a_kill(tmp_path):
-    ours, theirs = os.pipe()
-    child = os.fork()
-    if child == 0:
-        RunFolder(tmp_path).__enter__()
-        os.write(theirs, b"held")
-        signal.pause()
-    assert os.read(ours, 4) == b"held"
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    with RunFolder(tmp_path):
-        pass

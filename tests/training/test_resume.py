@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 from toy_run import Batch, rising_score, toy_batches, toy_config, toy_optimisation, train
 
-from restore_diff.checkpoint import TENSORS, NoIntactCheckpoint, list_checkpoints
+from restore_diff.checkpoint import TENSORS, list_checkpoints
 from restore_diff.distributed import TrainingInterrupted, TrainingStopped
 from restore_diff.settings import TrainingConfig
 from restore_diff.training.faults import Interruption
-from restore_diff.training.run import ConfigChanged
 
 
 def stopped_by(event, config: TrainingConfig, at_step: int):
@@ -70,65 +69,6 @@ def test_a_run_stopped_by_a_signal_saves_once_and_equals_an_uninterrupted_one(tm
     train(tmp_path / "parts", config)
     assert contents(tmp_path / "whole", 8) == contents(tmp_path / "parts", 8)
     assert status(tmp_path / "parts") == {"state": "finished", "step": 8, "reason": ""}
-
-
-def test_a_signal_before_the_first_step_leaves_no_checkpoint(tmp_path):
-    interruption = Interruption()
-    interruption.signal = signal.SIGINT
-    with pytest.raises(TrainingInterrupted, match="before the first step") as stop:
-        train(tmp_path, toy_config(), interruption=interruption)
-    assert stop.value.exit_code == 130
-    assert list_checkpoints(tmp_path / "checkpoints") == []
-
-
-def test_a_finished_run_says_so_and_does_nothing(tmp_path, capsys):
-    train(tmp_path, toy_config())
-    before = contents(tmp_path, 8)
-    capsys.readouterr()
-    trainer = train(tmp_path, toy_config(), validate=crash, batches_from=lambda step: crash())
-    assert trainer.step == 8
-    assert "already finished (8/8)" in capsys.readouterr().out
-    assert contents(tmp_path, 8) == before
-
-
-def test_a_damaged_newest_checkpoint_costs_one_interval_and_changes_nothing(tmp_path, capsys):
-    config = toy_config()
-    train(tmp_path / "whole", config)
-    with pytest.raises(KeyError):
-        train(tmp_path / "parts", config, batches_from=stopped_by(crash, config, 7))
-    damaged = tmp_path / "parts" / "checkpoints" / "00000006" / "model.safetensors"
-    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x00")
-    capsys.readouterr()
-    train(tmp_path / "parts", config)
-    line = "checkpoint 00000006 damaged (model.safetensors: checksum differs); using 00000004"
-    assert line in capsys.readouterr().out.splitlines()
-    assert contents(tmp_path / "whole", 8) == contents(tmp_path / "parts", 8)
-
-
-def test_no_run_starts_anew_over_damaged_checkpoints(tmp_path):
-    train(tmp_path, toy_config())
-    for checkpoint in list_checkpoints(tmp_path / "checkpoints"):
-        (checkpoint / "state.json").unlink()
-    with pytest.raises(NoIntactCheckpoint):
-        train(tmp_path, toy_config())
-
-
-def test_another_experiment_is_refused_with_the_keys_that_differ(tmp_path):
-    train(tmp_path, toy_config(num_steps=1), experiment={"seed": 3, "model": {"base_channels": 64}})
-    before = contents(tmp_path, 1)
-    changes = r"model\.base_channels 64 -> 96, seed 3 -> 4"
-    with pytest.raises(ConfigChanged, match=changes):
-        train(tmp_path, toy_config(num_steps=2), experiment={"seed": 4, "model": {"base_channels": 96}})
-    assert contents(tmp_path, 1) == before
-
-
-def test_a_longer_run_goes_on_and_says_what_changed(tmp_path, capsys):
-    train(tmp_path, toy_config(num_steps=2))
-    capsys.readouterr()
-    trainer = train(tmp_path, toy_config(num_steps=3))
-    assert trainer.step == 3
-    expected = "resumed from checkpoint 00000002; changed: training.num_steps 2 -> 3"
-    assert capsys.readouterr().out.startswith(expected)
 
 
 def test_what_may_change_the_last_bits_of_a_resumed_run_is_said(tmp_path, capsys, monkeypatch):

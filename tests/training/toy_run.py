@@ -1,8 +1,6 @@
-"""A whole run at tiny size, for the tests, and as a script for those that send it signals: FOLDER NUM_STEPS [hang]."""
+"""A whole run at tiny size."""
 
 import itertools
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,7 +11,7 @@ from torch import Tensor
 
 from restore_diff.diffusion.loss import GaussianDiffusion
 from restore_diff.diffusion.schedule import NoiseSchedule
-from restore_diff.distributed import ALONE, Processes, TrainingInterrupted
+from restore_diff.distributed import ALONE, Processes
 from restore_diff.models.unet import UNet
 from restore_diff.randomness import generator
 from restore_diff.settings import DiffusionConfig, NetworkConfig, ScheduleConfig, TrainingConfig
@@ -106,25 +104,3 @@ def train(folder: Path, config: TrainingConfig, processes: Processes = ALONE, **
         trainer = toy_trainer(run, log, config, **changes)
         trainer.run()
     return trainer
-
-
-def main() -> int:
-    folder, num_steps = Path(sys.argv[1]), int(sys.argv[2])
-    config = toy_config(num_steps=num_steps, log_every_steps=1, save_every_steps=1000, learning_rate_decay="constant")
-
-    def slow(step: int) -> Iterator[Batch]:
-        for number, batch in enumerate(toy_batches(config)(step), start=step):
-            time.sleep(600 if number == 4 and "hang" in sys.argv else 0.05)
-            yield batch
-
-    with Interruption() as interruption:
-        try:
-            train(folder, config, interruption=interruption, batches_from=slow)
-        except TrainingInterrupted as stop:
-            print(stop)
-            return stop.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
