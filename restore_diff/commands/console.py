@@ -133,6 +133,18 @@ def complain(script: str, error: Exception | str) -> None:
     say(*(f"{program(script)}: {line}" for line in lines_of(error)), to=sys.stderr)
 
 
+def run_command(script: str, work: Callable[[], int], interrupted: str = "interrupted") -> int:
+    """Return the exit code of `work`; mistakes of the user and Ctrl-C become one line and an exit code each."""
+    try:
+        return work()
+    except USER_ERRORS as error:
+        complain(script, error)
+        return BAD_USAGE
+    except KeyboardInterrupt:
+        complain(script, interrupted)
+        return INTERRUPTED
+
+
 def end_quietly() -> NoReturn:
     """Raise SystemExit without a message, as Unix tools end when their output is not read any more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python writes at exit

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from restore_diff.commands.console import BAD_USAGE, INTERRUPTED, OK, complain, hyphenated, path, say
+from restore_diff.commands.console import BAD_USAGE, OK, complain, hyphenated, path, run_command, say
 from restore_diff.data.cards import CardConfig, PartConfig, SplitConfig, find_cards, load_card, nearest_cards
 from restore_diff.data.names import DataError
 from restore_diff.data.pairs import NotOnDisk, Split, find_pairs, places_of
@@ -35,14 +35,7 @@ class SplitFound:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return the exit code of the help text. Raises SystemExit for --help and malformed arguments."""
     args = parser().parse_args(hyphenated(sys.argv[1:] if argv is None else argv))
-    try:
-        return _show(args)
-    except (DataError, OSError) as error:
-        complain(PROGRAM, error)
-        return BAD_USAGE
-    except KeyboardInterrupt:
-        complain(PROGRAM, "interrupted")
-        return INTERRUPTED
+    return run_command(PROGRAM, lambda: _show(args))
 
 
 def parser() -> argparse.ArgumentParser:

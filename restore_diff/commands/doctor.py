@@ -10,8 +10,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from restore_diff.commands.console import BAD_USAGE, INTERRUPTED, OK, complain, count, device, hyphenated, path, say
-from restore_diff.config import ConfigError, ExperimentConfig, load_config
+from restore_diff.commands.console import BAD_USAGE, OK, count, device, hyphenated, path, run_command, say
+from restore_diff.config import ExperimentConfig, load_config
 
 if TYPE_CHECKING:
     from restore_diff.doctor.machine import Check
@@ -24,16 +24,7 @@ RUNS = Path("runs")
 def main(argv: list[str] | None = None) -> int:
     """Run the command; its help lists the exit codes. Raises SystemExit for --help and malformed arguments."""
     args = _parse(sys.argv[1:] if argv is None else argv)
-    try:
-        config = load_config(args.cfg) if args.cfg else ExperimentConfig()
-    except ConfigError as error:
-        complain(PROGRAM, error)
-        return BAD_USAGE
-    try:
-        return _run(config, args)
-    except KeyboardInterrupt:
-        complain(PROGRAM, "interrupted")
-        return INTERRUPTED
+    return run_command(PROGRAM, lambda: _run(load_config(args.cfg) if args.cfg else ExperimentConfig(), args))
 
 
 def _run(config: ExperimentConfig, args: argparse.Namespace) -> int:

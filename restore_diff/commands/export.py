@@ -4,17 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from restore_diff.commands.console import (
-    BAD_USAGE,
-    CHECKPOINT,
-    INTERRUPTED,
-    OK,
-    PLUGIN,
-    USER_ERRORS,
-    complain,
-    path,
-    say,
-)
+from restore_diff.commands.console import CHECKPOINT, OK, PLUGIN, path, run_command, say
+from restore_diff.errors import UserError
 
 if TYPE_CHECKING:
     from restore_diff.checkpoint import Weights
@@ -29,38 +20,35 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     if args.format != "safetensors" and (args.half or args.card):
         parser().error("--half and --card are for safetensors")
-    if problem := _output_problem(args.output, args.overwrite, is_folder=args.format == "diffusers"):
-        complain(EXPORT, problem)
-        return BAD_USAGE
+    return run_command(EXPORT, lambda: _export(args))
+
+
+def _export(args: argparse.Namespace) -> int:
+    _check_output(args.output, args.overwrite, is_folder=args.format == "diffusers")
     import torch  # slow, as are those that follow
 
     from restore_diff.interop.onnx import require_onnx
     from restore_diff.registry import load_plugins
     from restore_diff.trained import load_experiment, trained_network
 
-    try:
-        if args.format == "onnx":
-            require_onnx()
-        load_plugins(map(str, args.plugin))
-        source, config, weights = load_experiment(args.ckpt)
-        say(f"weights {source} (step {weights.step})")
-        trained_network(config, weights, torch.device("cpu"))  # raises an error for weights of another network
-        EXPORTS[args.format](args, config, weights)
-    except USER_ERRORS as error:
-        complain(EXPORT, error)
-        return BAD_USAGE
-    except KeyboardInterrupt:
-        complain(EXPORT, "interrupted")
-        return INTERRUPTED
+    if args.format == "onnx":
+        require_onnx()
+    load_plugins(map(str, args.plugin))
+    source, config, weights = load_experiment(args.ckpt)
+    say(f"weights {source} (step {weights.step})")
+    trained_network(config, weights, torch.device("cpu"))  # raises an error for weights of another network
+    EXPORTS[args.format](args, config, weights)
     return OK
 
 
 def import_main(argv: list[str]) -> int:
     """Run import-ckpt; its help lists the exit codes. Raises SystemExit for --help and malformed arguments."""
     args = import_parser().parse_args(argv)
-    if problem := _output_problem(args.output, args.overwrite, is_folder=False):
-        complain(IMPORT, problem)
-        return BAD_USAGE
+    return run_command(IMPORT, lambda: _import(args))
+
+
+def _import(args: argparse.Namespace) -> int:
+    _check_output(args.output, args.overwrite, is_folder=False)
     import torch  # slow, as are those that follow
 
     from restore_diff.checkpoint import Weights, save_weights
@@ -69,15 +57,11 @@ def import_main(argv: list[str]) -> int:
     from restore_diff.interop.weatherdiffusion import read_weatherdiffusion
     from restore_diff.trained import trained_network
 
-    try:
-        read = {"weatherdiffusion": read_weatherdiffusion, "diffusers": read_diffusers}[args.format]
-        tensors, config, step = read(args.file)
-        trained_network(config, Weights(tensors, {}, step), torch.device("cpu"))  # raises an error for other weights
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        save_weights(args.output, tensors, to_dict(config), step)
-    except USER_ERRORS as error:
-        complain(IMPORT, error)
-        return BAD_USAGE
+    read = {"weatherdiffusion": read_weatherdiffusion, "diffusers": read_diffusers}[args.format]
+    tensors, config, step = read(args.file)
+    trained_network(config, Weights(tensors, {}, step), torch.device("cpu"))  # raises an error for other weights
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(args.output, tensors, to_dict(config), step)
     millions = sum(tensor.numel() for tensor in tensors.values()) / 1e6
     tile = config.tiling.tile_size_px
     sizes = f"for tiles of {tile} px" if tile else "for whole images"
@@ -132,14 +116,14 @@ def _to_safetensors(args: argparse.Namespace, config: "ExperimentConfig", weight
 EXPORTS = {"onnx": _to_onnx, "diffusers": _to_diffusers, "safetensors": _to_safetensors}
 
 
-def _output_problem(output: Path, overwrite: bool, is_folder: bool) -> str:
-    """Return why nothing can be written to `output`; empty if it can."""
+def _check_output(output: Path, overwrite: bool, is_folder: bool) -> None:
+    """Raise UserError if nothing can be written to `output`."""
     if output.is_dir() and not is_folder:
-        return f"{output} is a folder; -o names a file"
+        raise UserError(f"{output} is a folder; -o names a file")
     if output.is_file() and is_folder:
-        return f"{output} is a file; -o names a folder"
-    exists = any(output.iterdir()) if output.is_dir() else output.exists()
-    return f"{output} exists already; --overwrite replaces it" if exists and not overwrite else ""
+        raise UserError(f"{output} is a file; -o names a folder")
+    if not overwrite and (any(output.iterdir()) if output.is_dir() else output.exists()):
+        raise UserError(f"{output} exists already; --overwrite replaces it")
 
 
 def parser() -> argparse.ArgumentParser:

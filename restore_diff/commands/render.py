@@ -3,8 +3,8 @@
 import argparse
 import sys
 
-from restore_diff.commands.console import BAD_USAGE, INTERRUPTED, complain, count, device, hyphenated, path
-from restore_diff.config import ConfigError, load_config
+from restore_diff.commands.console import count, device, hyphenated, path, run_command
+from restore_diff.config import load_config
 from restore_diff.settings import COMBINATIONS
 
 PROGRAM = "restore-diff render"
@@ -13,18 +13,14 @@ PROGRAM = "restore-diff render"
 def main(argv: list[str] | None = None) -> int:
     """Run the command; see the exit codes in its help. Raises SystemExit for --help and malformed arguments."""
     args = _parse(hyphenated(sys.argv[1:] if argv is None else argv))
-    try:
-        config = load_config([args.cfg] if args.cfg else [], _overrides(args))
-    except ConfigError as error:
-        complain(PROGRAM, error)
-        return BAD_USAGE
-    try:
-        from restore_diff.commands.rendering import render  # heavy
+    return run_command(PROGRAM, lambda: _render(args), "interrupted; run the same command again to continue")
 
-        return render(config, args)
-    except KeyboardInterrupt:
-        complain(PROGRAM, "interrupted; run the same command again to continue")
-        return INTERRUPTED
+
+def _render(args: argparse.Namespace) -> int:
+    config = load_config([args.cfg] if args.cfg else [], _overrides(args))
+    from restore_diff.commands.rendering import render  # heavy
+
+    return render(config, args)
 
 
 def _overrides(args: argparse.Namespace) -> list[str]:

@@ -17,10 +17,8 @@ from tqdm import tqdm
 
 from restore_diff import build
 from restore_diff.commands.console import (
-    BAD_USAGE,
     OK,
     SOME_FAILED,
-    USER_ERRORS,
     complain,
     lines_of,
     logging_to_console,
@@ -156,12 +154,8 @@ class Renderers:
 
 def render(config: ExperimentConfig, args: argparse.Namespace) -> int:
     """Write the contact sheet and the pairs that `args` requests; return the exit code."""
-    try:
-        with logging_to_console():
-            return _render(config, args)
-    except USER_ERRORS as error:
-        complain(PROGRAM, error)
-        return BAD_USAGE
+    with logging_to_console():
+        return _render(config, args)
 
 
 def _render(config: ExperimentConfig, args: argparse.Namespace) -> int:

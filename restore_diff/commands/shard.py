@@ -9,7 +9,7 @@ from typing import get_args
 
 from tqdm import tqdm
 
-from restore_diff.commands.console import BAD_USAGE, INTERRUPTED, OK, complain, count, hyphenated, path, say
+from restore_diff.commands.console import OK, count, hyphenated, path, run_command, say
 from restore_diff.data.archive import num_bytes, open_file
 from restore_diff.data.names import DataError
 from restore_diff.data.pairs import PairList, Split, find_pairs
@@ -21,15 +21,12 @@ PROGRAM = "restore-diff shard"
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return the exit code of the help text. Raises SystemExit for --help and malformed arguments."""
     args = parser().parse_args(hyphenated(sys.argv[1:] if argv is None else argv))
-    try:
-        pairs = find_pairs(args.input, args.split, args.root)
-        num_zips = write_shards(pairs, args.output, args.pairs_per_shard)
-    except (DataError, OSError) as error:
-        complain(PROGRAM, error)
-        return BAD_USAGE
-    except KeyboardInterrupt:
-        complain(PROGRAM, "interrupted; nothing was written")
-        return INTERRUPTED
+    return run_command(PROGRAM, lambda: _shard(args), "interrupted; nothing was written")
+
+
+def _shard(args: argparse.Namespace) -> int:
+    pairs = find_pairs(args.input, args.split, args.root)
+    num_zips = write_shards(pairs, args.output, args.pairs_per_shard)
     say(f"{len(pairs.pairs)} pairs in {num_zips} zip files: data.{args.split}={args.output}")
     return OK
 
