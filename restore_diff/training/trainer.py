@@ -286,8 +286,11 @@ class Trainer:
         reason = death_of_worker(error, workers)
         if reason is None:
             return
-        if self._processes.num == 1 and self.step > self._saved_step:  # other processes would not compare weights
-            with defer_sigchld():
+        with defer_sigchld():
+            for worker in workers:  # now, as a later death would interrupt the exit with a traceback
+                worker.kill()
+                worker.join()
+            if self._processes.num == 1 and self.step > self._saved_step:  # other processes would not compare weights
                 self._save()
         raise TrainingStopped(self.step, f"{reason}; {newest_kept(self._run.checkpoints)}") from error
 
