@@ -40,7 +40,7 @@ from restore_diff.tensors import Images
 
 NUM_BINS = 10
 SURES = (0.6, 0.7, 0.8, 0.9)
-POSSIBLES = (0.2, 0.3, 0.4, 0.5)
+POSSIBLES = (0.18, 0.2, 0.3, 0.4)
 UNKNOWN, HALF_NONE = "unknown", "none/2"
 
 Row = dict[str, Any]

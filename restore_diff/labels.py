@@ -10,10 +10,10 @@ from restore_diff.randomness import generator
 LABELS = ("none", "rain", "haze", "snow", "raindrop")
 """Default meaning of the places of a hint; a checkpoint keeps its own in `model.labels`. The first is always `none`."""
 
-SURE = 0.7
+SURE = 0.8
 """Confidence above which a label is used (docs/results/recognition.md)."""
 
-POSSIBLE = 0.2
+POSSIBLE = 0.18
 """Confidence in `none` above which it is used when no kind of weather is sure."""
 
 
