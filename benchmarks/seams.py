@@ -32,7 +32,7 @@ TILINGS = {
     "tiles of 128 px, 32 px overlap": TilingConfig(tile_size_px=128, tile_overlap_px=32),
     "tiles of 256 px, 32 px overlap": TilingConfig(tile_size_px=256, tile_overlap_px=32),
     "tiles of 512 px, no overlap": TilingConfig(tile_size_px=512, tile_overlap_px=0, window="box"),
-    "tiles of 512 px, 64 px overlap": TilingConfig(tile_size_px=512, tile_overlap_px=64),  # as the shipped weights
+    "tiles of 512 px, 64 px overlap": TilingConfig(tile_size_px=512, tile_overlap_px=64),
     "shifted grid of 128 px": TilingConfig(tile_size_px=128, grid="shifted"),
 }
 

@@ -133,6 +133,8 @@ class DDIMSampler(LadderSampler):
     """
 
     def solver(self, denoise: EstimateAt, noise: NoiseSource) -> Move:
+        """One network call a step, and one draw of noise where eta adds it."""
+
         def move(step: int, level: Level, following: Level, x_t: Images, found: Estimate) -> Images:
             fresh_variance = self.config.eta**2 * following.noise**2 / level.noise**2
             fresh_variance *= 1 - level.signal**2 / following.signal**2
@@ -151,6 +153,8 @@ class HeunSampler(LadderSampler):
     """
 
     def solver(self, denoise: EstimateAt, noise: NoiseSource) -> Move:
+        """Two network calls a step: `denoise` is the second, at the following level."""
+
         def move(step: int, level: Level, following: Level, x_t: Images, found: Estimate) -> Images:
             euler = following.signal * found.clean + following.noise * found.epsilon
             if not following.noise > 0:
@@ -174,6 +178,8 @@ class DPMSolverSampler(LadderSampler):
     """
 
     def solver(self, denoise: EstimateAt, noise: NoiseSource) -> Move:
+        """One network call a step; keeps the estimate of the step before."""
+
         past: list[tuple[Level, Images]] = []  # the level before, and the clean image estimated there
 
         def move(step: int, level: Level, following: Level, x_t: Images, found: Estimate) -> Images:
@@ -194,6 +200,8 @@ class UniPCSampler(LadderSampler):
     """
 
     def solver(self, denoise: EstimateAt, noise: NoiseSource) -> Move:
+        """One network call a step; keeps the estimates of two steps, and x_t."""
+
         past: list[tuple[Level, Images]] = []  # the last two levels left behind, and the clean images estimated there
         left: list[Images] = []  # x_t at the last of them
 

@@ -407,6 +407,7 @@ def test_a_file_above_the_limit_and_an_empty_start_are_explained(user, folder):
     (folder / "huge.png").write_bytes(bytes(2**21))
     page.locator("input[type=file]").first.set_input_files(folder / "huge.png")
     page.get_by_text("exceed the maximum allowed size of 1.0 Mb").wait_for()
+    assert page.locator(".file-preview").count() == 0
 
 
 @needs_browser

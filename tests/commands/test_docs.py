@@ -62,9 +62,12 @@ def here(tmp_path_factory):
 
 
 @pytest.mark.parametrize("command", commands())
-def test_a_command_in_the_docs_has_valid_arguments(command):
+def test_a_command_in_the_docs_has_valid_arguments_written_in_full(command):
     name, *given = arguments(command)
-    cli._function(name, "parser")().parse_intermixed_args(given)
+    parser = cli._function(name, "parser")()
+    parser.parse_intermixed_args(given)
+    written = {option.partition("=")[0] for option in given if option.startswith("--")}
+    assert written <= set(re.findall(r"--[\w-]+", parser.format_help()))
 
 
 @pytest.mark.long

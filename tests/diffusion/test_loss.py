@@ -124,9 +124,10 @@ def test_a_loss_never_waits_for_a_cuda_device(kind):
     training = diffusion(prediction=kind, weighting="snr_clamp", snr_min=1.0)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        training.loss(lambda x_t, t, degraded: x_t, clean, degraded, t, draw_noise(clean, range(5), seed=0))
+        loss = training.loss(lambda x_t, t, degraded: x_t, clean, degraded, t, draw_noise(clean, range(5), seed=0))
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert loss.shape == (5,) and loss.isfinite().all()
 
 
 def test_a_relative_loss_counts_each_sample_by_how_much_of_its_degradation_stays():

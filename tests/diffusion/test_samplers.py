@@ -187,9 +187,10 @@ def test_the_loop_never_waits_for_a_cuda_device(kind):
     draws = [images(draw, torch.float32).cuda() for draw in range(6)]
     torch.cuda.set_sync_debug_mode("error")
     try:
-        sampler(kind, num_steps=5, eta=0.5).sample(lambda x_t, t, degraded: x_t, draws[5], draws.__getitem__)
+        sample = sampler(kind, num_steps=5, eta=0.5).sample(lambda x_t, t, degraded: x_t, draws[5], draws.__getitem__)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert sample.shape == draws[5].shape and sample.isfinite().all()
 
 
 # Against diffusers, an independent implementation, in float64.

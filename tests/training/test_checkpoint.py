@@ -92,7 +92,9 @@ def test_nothing_is_pickled(tmp_path, monkeypatch):
 
     for owner, name in ((pickle, "dumps"), (pickle, "loads"), (pickle, "load"), (torch, "save"), (torch, "load")):
         monkeypatch.setattr(owner, name, refuse)
-    load_checkpoint(save_checkpoint(tmp_path, some(1)))
+    path = save_checkpoint(tmp_path, some(1))
+    assert load_checkpoint(path).progress == some(1).progress
+    assert {file.suffix for file in path.iterdir()} == {".safetensors", ".json"}
 
 
 def test_a_kill_between_writing_and_publishing_leaves_the_old_checkpoint_and_an_orphan_that_is_removed(tmp_path):

@@ -37,8 +37,8 @@ def test_a_forked_worker_that_outlives_the_run_does_not_hold_the_lock(tmp_path):
             signal.pause()
         os.read(ready, 1)
     try:
-        with RunFolder(tmp_path):
-            pass
+        with RunFolder(tmp_path), pytest.raises(RunFolderError, match=f"pid {os.getpid()} "):
+            RunFolder(tmp_path).__enter__()
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
